@@ -1,0 +1,1 @@
+"""Throwaway hosts for the tests: containers for speed, virtual machines for truth."""

@@ -1,0 +1,174 @@
+"""What all scenarios share: asking over HTTP, the guard, and the journals when a test fails."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+import yaml
+
+HERE = Path(__file__).parent
+PROJECT = HERE.parents[1]
+SCENARIO = PROJECT / "molecule" / os.environ.get("MOLECULE_SCENARIO_NAME", "default")
+INVENTORY = os.environ.get("MOLECULE_INVENTORY_FILE", "")
+
+
+class Site:
+    """The application as a client on another machine sees it."""
+
+    def __init__(self, address: str):
+        self.url = f"http://{address}"
+
+    def ask(self, path: str, body: object = None, headers: dict | None = None) -> "Answer":
+        """Send a GET, or with a body a POST of JSON; return the answer, whatever its status."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", **(headers or {})}
+        request = urllib.request.Request(self.url + path, data, headers)  # noqa: S310 (http only)
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310
+                return Answer(answer.status, dict(answer.headers), answer.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return Answer(error.code, dict(error.headers), error.read())
+
+
+class Answer:
+    """Status, headers and body of an HTTP answer."""
+
+    def __init__(self, status: int, headers: dict, body: bytes):
+        self.status, self.headers, self.body = status, headers, body
+
+    @property
+    def json(self) -> object:
+        """Return the body, decoded."""
+        return json.loads(self.body)
+
+
+@pytest.fixture
+def variables(host) -> dict:
+    """Return the inventory's variables of the host."""
+    return host.ansible.get_variables()
+
+
+@pytest.fixture
+def knob(variables):
+    """Return a function: the inventory's value of an input, or the default that was promised."""
+    return lambda name, promised: variables.get(name, promised)
+
+
+@pytest.fixture
+def site(variables) -> Site:
+    """Return the site as it is seen from outside."""
+    return Site(variables["ansible_host"])
+
+
+@pytest.fixture
+def app(knob) -> str:
+    """Return the name of the application."""
+    return knob("site_app_name", "webapp")
+
+
+@pytest.fixture
+def release(host, app) -> str:
+    """Return the release that serves."""
+    return host.check_output(f"basename $(readlink /srv/{app}/current)")
+
+
+@pytest.fixture
+def master_pid(host, app, release) -> int:
+    """Return the process id of gunicorn's master."""
+    return host.service(f"{app}@{release}").systemd_properties["MainPID"]
+
+
+@pytest.fixture
+def gunicorn_settings(host, app, release) -> str:
+    """Return the configuration file that the running gunicorn was started with."""
+    unit = host.service(f"{app}@{release}").systemd_properties["ExecStart"]
+    return host.file(re.search(r"--config (\S+)", unit)[1]).content_string
+
+
+@pytest.fixture
+def workers(host, master_pid) -> list:
+    """Return the worker processes of gunicorn."""
+    return host.process.filter(ppid=master_pid)
+
+
+@pytest.fixture
+def sql(host, app):
+    """Return a function that asks the application's database as its superuser."""
+    return lambda query, database=app: host.check_output(
+        'runuser -u postgres -- psql --dbname=%s --tuples-only --no-align --command=%s',
+        database,
+        query,
+    )
+
+
+@pytest.fixture
+def playbook(host):
+    """Return a function that runs site.yml, as a user would, on this host alone."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        command = ["ansible-playbook", "--inventory", str(Path(INVENTORY).parent)]
+        command += ["--limit", f"{host.backend.host},localhost", *arguments, "site.yml"]
+        settings = {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+        return subprocess.run(
+            command, cwd=PROJECT, capture_output=True, text=True, env=os.environ | settings
+        )
+
+    return run
+
+
+def scenario_groups() -> dict[str, list[str]]:
+    """Return the hosts of each group, as the scenario's molecule.yml promises them."""
+    groups = {}
+    for platform in yaml.safe_load((SCENARIO / "molecule.yml").read_text())["platforms"]:
+        for group in platform["groups"]:
+            groups.setdefault(group, []).append(platform["name"])
+    return groups
+
+
+def promised_tests(module: Path, groups: dict[str, list[str]]) -> int:
+    """Count what a module must collect: its test functions times the hosts of its group."""
+    tree = ast.parse(module.read_text())
+    tests = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    count = sum(node.name.startswith("test_") for node in tests)
+    names = [
+        ast.literal_eval(node.value)[0].removeprefix("ansible://")
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "testinfra_hosts"
+    ]
+    hosts = {host for members in groups.values() for host in members}
+    return count * len(hosts if names == ["all"] else groups.get(names[0], []))
+
+
+def pytest_collection_finish(session) -> None:
+    """Fail a scenario that collected fewer tests than its modules and hosts promise."""
+    if session.config.option.keyword or any("::" in argument for argument in session.config.args):
+        return  # a person asked for some tests only
+    groups = scenario_groups()
+    for module in sorted({item.path for item in session.items}):
+        promised = promised_tests(module, groups)
+        collected = sum(item.path == module for item in session.items)
+        if collected < promised or promised == 0:
+            raise pytest.UsageError(
+                f"{module.name} collected {collected} tests, {promised} were promised.\n"
+                f"Fix: see which host of {sorted(groups)} is missing from the inventory."
+            )
+    missing = {path for path in HERE.glob("test_*.py")} - {item.path for item in session.items}
+    if missing and Path(session.config.args[0]).resolve() == HERE:
+        raise pytest.UsageError(f"Not collected at all: {sorted(path.name for path in missing)}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Add the last lines of the host's journal to the report of a test that failed."""
+    report = yield
+    if report.failed and "host" in getattr(item, "funcargs", {}):
+        journal = item.funcargs["host"].run("journalctl --no-pager --lines 40 --priority 5")
+        report.sections.append(("journal of the host", journal.stdout))
+    return report

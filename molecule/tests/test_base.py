@@ -1,0 +1,38 @@
+"""The host has what every role counts on: packages, time, trust, a bounded journal, swap."""
+
+testinfra_hosts = ["ansible://all"]
+
+
+def test_only_what_is_needed_was_installed(host):
+    assert host.package("libpq-dev").is_installed
+    assert host.package("python3-pip-whl").is_installed
+    for recommended in ("build-essential", "exim4-base", "sysstat", "nginx-doc"):
+        assert not host.package(recommended).is_installed
+
+
+def test_the_clock_is_kept(host, knob):
+    package = knob("base_time_sync_package", "systemd-timesyncd")
+    assert host.service(package).is_enabled
+
+
+def test_python_trusts_the_network_it_is_in(host):
+    code = "import urllib.request as u; print(u.urlopen('https://pypi.org/simple/uv/').status)"
+    assert host.check_output("python3 -c %s", code) == "200"
+
+
+def test_the_journal_is_bounded_and_kept(host, knob):
+    promised = knob("base_journal_max_size_mib", 500)
+    said = host.check_output("journalctl --unit systemd-journald --output cat --no-pager")
+    limits = [line for line in said.splitlines() if line.startswith("System Journal")]
+    assert f"max {promised}.0M" in limits[-1]
+    assert host.file("/var/log/journal").is_directory
+
+
+def test_swap_is_there_where_memory_is_small(host, knob):
+    container = host.run("systemd-detect-virt --container").rc == 0
+    mib = int(host.check_output("awk '/^MemTotal/ {print int($2 / 1024)}' /proc/meminfo"))
+    promised = knob("base_swap_mib", 0 if container or mib >= 2000 else 1024)
+    listed = host.check_output("swapon --noheadings --show=NAME,SIZE --bytes").split()
+    ours = dict(zip(listed[::2], map(int, listed[1::2]), strict=True)).get("/swapfile", 0)
+    assert abs(ours - promised * 2**20) <= 4096
+    assert ("/swapfile" in host.file("/etc/fstab").content_string) == (promised > 0)

@@ -1,0 +1,130 @@
+"""Gunicorn serves the application with as many workers as the role promised."""
+
+import re
+import time
+
+testinfra_hosts = ["ansible://application"]
+
+WORKERS_OF_CORES = {1: 3, 2: 5, 4: 9}
+
+
+def seen_within(seconds: float, site, path: str, status: int) -> bool:
+    """Ask until the status is seen, at most some seconds."""
+    deadline = time.monotonic() + seconds
+    while site.ask(path).status != status:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def test_live_workers_match_the_promise(host, knob, workers):
+    cores = int(host.check_output("nproc --all"))
+    promised = knob("gunicorn_workers", WORKERS_OF_CORES.get(cores, 2 * cores + 1))
+    assert len(workers) == promised
+
+
+def test_processes_run_as_the_application(app, workers, host, master_pid):
+    assert {worker.user for worker in workers} == {app}
+    assert host.process.get(pid=master_pid).user == app
+
+
+def test_only_the_current_release_runs(host, app, release):
+    running = host.check_output("systemctl list-units --plain --no-legend '%s@*'", app)
+    assert [line.split()[0] for line in running.splitlines()] == [f"{app}@{release}.service"]
+
+
+def test_workers_run_inside_the_release(host, app, release, workers):
+    folder = f"/srv/{app}/releases/{release}"
+    for worker in workers:
+        where = host.check_output("runuser -u %s readlink /proc/%s/cwd", app, str(worker.pid))
+        assert where == f"{folder}/source"
+        command = host.check_output("tr '\\0' ' ' < /proc/%s/cmdline", str(worker.pid))
+        assert command.startswith(f"{folder}/venv/bin/python -m gunicorn")
+
+
+def test_workers_are_threaded_and_never_sync(knob, gunicorn_settings):
+    assert f"threads = {knob('gunicorn_threads', 2)}\n" in gunicorn_settings
+    assert 'worker_class = "gthread"' in gunicorn_settings
+
+
+def test_the_pool_is_as_large_as_the_threads(knob, gunicorn_settings):
+    promised = knob("gunicorn_pool_size", knob("gunicorn_threads", 2))
+    assert f'"DATABASE_POOL_SIZE", "{promised}"' in gunicorn_settings
+
+
+def test_sockets_admit_only_the_application_and_nginx(host, app, release):
+    folder = host.file(f"/run/{app}")
+    assert (folder.user, folder.group, folder.mode) == (app, "www-data", 0o750)
+    assert host.socket(f"unix:///run/{app}/{release}.sock").is_listening
+    control = host.file(f"/run/{app}/{release}/control.sock")
+    assert (control.user, control.mode) == (app, 0o600)
+    assert host.file(f"/run/{app}/{release}").mode == 0o700
+
+
+def test_the_journal_tells_of_no_refused_write(host, app, release):
+    said = host.check_output("journalctl --no-pager --output cat --unit %s@%s", app, release)
+    assert "Booting worker" in said
+    assert not re.search("Read-only file system|Permission denied|Traceback", said)
+
+
+def test_systemd_waits_longer_than_gunicorn(host, app, release, knob):
+    graceful = knob("gunicorn_graceful_timeout_seconds", 30)
+    seen = host.service(f"{app}@{release}").systemd_properties["TimeoutStopUSec"]
+    minutes = re.fullmatch(r"(?:(\d+)min ?)?(?:(\d+)s)?", seen)
+    seconds = int(minutes[1] or 0) * 60 + int(minutes[2] or 0)
+    assert seconds == knob("gunicorn_stop_timeout_seconds", graceful + 10) > graceful
+
+
+def test_memory_is_bounded(host, app, release, knob, workers):
+    promised = knob("gunicorn_memory_max_mib", 128 * (len(workers) + 1))
+    properties = host.service(f"{app}@{release}").systemd_properties
+    assert int(properties["MemoryMax"]) == promised * 2**20
+    assert properties["OOMPolicy"] == "continue"
+
+
+def test_the_unit_is_locked_down(host, app, release):
+    properties = host.service(f"{app}@{release}").systemd_properties
+    assert properties["NoNewPrivileges"] == "yes"
+    assert properties["ProtectSystem"] == "strict"
+    assert properties["PrivateTmp"] == "yes"
+
+
+def test_exactly_the_current_release_starts_at_boot(host, app, release):
+    wanted = host.check_output("ls /etc/systemd/system/%s.target.wants", app).splitlines()
+    assert wanted == [f"{app}@{release}.service"]
+    assert host.service(f"{app}.target").is_enabled
+
+
+def test_the_target_stops_and_starts_the_application(host, app, site):
+    host.check_output("systemctl stop %s.target", app)
+    try:
+        assert seen_within(10, site, "/health/live", 502)
+    finally:
+        host.check_output("systemctl start %s.target", app)
+    assert seen_within(10, site, "/health/ready", 200)
+
+
+def test_a_killed_master_comes_back(host, app, release, site, master_pid):
+    host.check_output("kill -KILL %s", str(master_pid))
+    assert seen_within(10, site, "/health/ready", 200)
+    assert host.service(f"{app}@{release}").systemd_properties["MainPID"] != master_pid
+
+
+def test_a_restart_of_postgresql_is_survived(host, site, workers):
+    before = {worker.pid for worker in workers}
+    for _ in range(2 * len(before)):
+        assert site.ask("/users").status == 200
+    host.check_output("systemctl restart postgresql")
+    assert seen_within(10, site, "/health/ready", 200)
+    assert {site.ask("/users").status for _ in range(4 * len(before))} == {200}
+    assert {worker.pid for worker in host.process.filter(ppid=workers[0].ppid)} == before
+
+
+def test_tcp_is_open_only_where_it_was_asked_for(host, knob):
+    bind = knob("gunicorn_bind", "")
+    ports = {"5432", "22", "80", "53", *([bind.rpartition(":")[2]] if bind else [])}
+    listening = host.check_output("ss --listening --tcp --numeric --no-header")
+    seen = {line.split()[3].rpartition(":")[2] for line in listening.splitlines()}
+    assert seen <= ports
+    assert not bind or bind.rpartition(":")[2] in seen

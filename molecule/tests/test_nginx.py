@@ -1,0 +1,118 @@
+"""nginx stands between slow, large and strange requests and the application."""
+
+import gzip
+import re
+import socket
+import time
+
+import pytest
+
+testinfra_hosts = ["ansible://proxy"]
+
+
+@pytest.fixture
+def address(variables) -> tuple[str, int]:
+    """Return where a client connects to."""
+    return variables["ansible_host"], 80
+
+
+def test_nginx_runs_and_starts_at_boot(host):
+    service = host.service("nginx")
+    assert service.is_running
+    assert service.is_enabled
+    assert host.run("nginx -t").rc == 0
+
+
+def test_requests_reach_the_application(site):
+    assert site.ask("/health/ready").status == 200
+
+
+def test_static_files_come_from_nginx(host, site, app, release, knob):
+    static = knob("site_app_static", "webapp/static")
+    folder = f"/srv/{app}/releases/{release}/source/{static}"
+    name = host.check_output("ls %s | head -1", folder)
+    answer = site.ask(f"/static/{name}")
+    assert answer.status == 200
+    assert answer.body == host.file(f"{folder}/{name}").content
+    age = knob("nginx_static_max_age_seconds", 3600)
+    assert answer.headers["Cache-Control"] == f"max-age={age}"
+
+
+def test_static_files_stay_in_their_folder(site):
+    for path in ("/static../app.py", "/static/../app.py", "/static/%2e%2e/app.py"):
+        assert site.ask(path).status in (400, 404)
+
+
+def test_large_answers_are_compressed(site):
+    for _ in range(30):
+        site.ask("/users", {"name": "compress me"})
+    answer = site.ask("/users?per_page=100", headers={"Accept-Encoding": "gzip"})
+    assert answer.headers["Content-Encoding"] == "gzip"
+    assert b"compress me" in gzip.decompress(answer.body)
+
+
+def test_the_server_does_not_tell_its_version(site):
+    assert site.ask("/health/live").headers["Server"] == "nginx"
+
+
+def test_a_body_over_the_limit_is_refused(site, knob):
+    mib = knob("nginx_max_body_size_mib", 10)
+    assert site.ask("/users", {"name": "x" * (mib * 2**20 + 1024)}).status == 413
+
+
+def test_the_log_knows_the_client_and_the_time(host, site):
+    site.ask("/health/live", headers={"User-Agent": "who-asks", "X-Forwarded-For": "8.8.8.8"})
+    time.sleep(0.2)
+    line = host.check_output("grep who-asks /var/log/nginx/access.log | tail -1")
+    assert not line.startswith("8.8.8.8")
+    assert re.search(r" \d+\.\d{3} \d+\.\d{3}$", line)
+
+
+def test_a_forged_client_address_does_not_reach_the_application(host, site, app, release):
+    site.ask("/health/live", headers={"X-Forwarded-For": "8.8.8.8", "X-Request-ID": "forged"})
+    said = host.check_output("journalctl --no-pager --unit %s@%s --output cat", app, release)
+    assert "8.8.8.8" not in said
+    assert "forged" not in said
+
+
+def test_connections_to_gunicorn_are_kept(host, site, app):
+    for _ in range(20):
+        assert site.ask("/health/live").status == 200
+    kept = host.check_output("ss --unix --no-header state established | grep -c '/run/%s/'", app)
+    assert int(kept) >= 1
+
+
+def test_a_slow_client_takes_no_worker(site, address, workers):
+    slow = []
+    for _ in range(4 * len(workers)):
+        connection = socket.create_connection(address, timeout=10)
+        connection.sendall(
+            b"POST /users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 1000\r\n\r\n{"
+        )
+        slow.append(connection)
+    try:
+        began = time.monotonic()
+        assert [site.ask("/health/ready").status for _ in range(10)] == [200] * 10
+        assert time.monotonic() - began < 10
+    finally:
+        for connection in slow:
+            connection.close()
+
+
+def test_a_silent_client_is_let_go(address, knob):
+    limit = knob("nginx_client_timeout_seconds", 15)
+    with socket.create_connection(address, timeout=limit + 10) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
+        began = time.monotonic()
+        try:
+            connection.recv(4096)
+        except ConnectionResetError:
+            pass
+        assert limit - 2 <= time.monotonic() - began <= limit + 5
+
+
+def test_percent_encoding_arrives_as_it_was_sent(site):
+    answer = site.ask("/users/%31")
+    assert answer.status in (200, 404)
+    assert site.ask("/users/caf%C3%A9").status == 404
