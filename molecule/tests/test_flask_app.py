@@ -91,7 +91,7 @@ def test_bytecode_was_compiled_before_the_first_start(host, app, release):
 
 def test_psycopg2_uses_the_libpq_that_was_chosen(host, knob, site, workers):
     for _ in workers:
-        assert site.ask("/users").status == 200      # so that a worker has loaded the driver
+        assert site.ask("/users").status == 200  # so that a worker has loaded the driver
     maps = host.check_output("cat /proc/%s/maps", str(workers[0].pid))
     libraries = {line.split()[-1] for line in maps.splitlines() if "/libpq" in line}
     assert len(libraries) == 1

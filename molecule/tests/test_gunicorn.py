@@ -2,6 +2,7 @@
 
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 testinfra_hosts = ["ansible://application"]
 
@@ -43,14 +44,47 @@ def test_workers_run_inside_the_release(host, app, release, workers):
         assert command.startswith(f"{folder}/venv/bin/python -m gunicorn")
 
 
-def test_workers_are_threaded_and_never_sync(knob, gunicorn_settings):
-    assert f"threads = {knob('gunicorn_threads', 2)}\n" in gunicorn_settings
-    assert 'worker_class = "gthread"' in gunicorn_settings
+def test_workers_are_threaded_and_never_sync(gunicorn_settings):
+    assert "ThreadWorker" in gunicorn_settings["worker_class"]
+    assert gunicorn_settings["preload_app"] is True
 
 
-def test_the_pool_is_as_large_as_the_threads(knob, gunicorn_settings):
-    promised = knob("gunicorn_pool_size", knob("gunicorn_threads", 2))
-    assert f'"DATABASE_POOL_SIZE", "{promised}"' in gunicorn_settings
+def test_the_running_settings_are_the_promised_ones(knob, gunicorn_settings):
+    requests = knob("gunicorn_max_requests", 0)
+    promised = {
+        "threads": knob("gunicorn_threads", 2),
+        "timeout": knob("gunicorn_timeout_seconds", 60),
+        "graceful_timeout": knob("gunicorn_graceful_timeout_seconds", 30),
+        "keepalive": knob("gunicorn_keepalive_seconds", 75),
+        "max_requests": requests,
+        "max_requests_jitter": knob("gunicorn_max_requests_jitter", requests // 10),
+    }
+    assert {name: gunicorn_settings[name] for name in promised} == promised
+
+
+def test_heartbeats_are_written_to_memory(host, knob, workers):
+    folder = knob("gunicorn_worker_tmp_dir", "/dev/shm")  # noqa: S108 (what the role promises)
+    files = host.check_output("ls -l /proc/%s/fd", str(workers[0].pid))
+    assert f"-> {folder}/wgunicorn-" in files or f"-> {folder}/#" in files
+
+
+def test_the_pool_is_as_large_as_the_threads(knob, host, sql, site, workers):
+    """All threads of all workers busy at once: so many connections, and never more."""
+    size = knob("gunicorn_pool_size", knob("gunicorn_threads", 2))
+    most = len(workers) * (size + knob("gunicorn_pool_overflow", 0))
+    with ThreadPoolExecutor(4 * most) as clients:
+        seen = list(clients.map(lambda _: site.ask("/users").status, range(20 * most)))
+    assert set(seen) == {200}
+    open_connections = (
+        int(
+            sql(
+                "SELECT count(*) FROM pg_stat_activity WHERE backend_type = "
+                "'client backend' AND datname = current_database()"
+            )
+        )
+        - 1
+    )
+    assert len(workers) <= open_connections <= most
 
 
 def test_sockets_admit_only_the_application_and_nginx(host, app, release):

@@ -47,7 +47,6 @@ ExecStart=/usr/bin/ssh-keygen -A
 WantedBy=multi-user.target
 """
 
-
 ETHERNET = """\
 [Match]
 Type=ether

@@ -99,7 +99,7 @@ def boot(name, settings):
         # systemd gives root our key, if there is none yet.
         *("-smbios", f"type=11,value={KEY_CREDENTIAL}={public_key()}"),
         *("-display", "none", "-serial", f"file:{directory}/console.log"),
-        *("-daemonize", "-pidfile", f"{directory}/qemu.pid"),
+        "-daemonize",
     ]
     if os.geteuid() != 0:  # root only for the ports below 1024
         command = as_root(*command, "-runas", getpass.getuser())
@@ -121,20 +121,22 @@ def wait(name, settings):
     """Wait until a machine is ready."""
     wait_until_ready(
         name, settings,
-        seconds=60 if can_use_kvm() else 300,
+        seconds=60 if can_use_kvm() else 600,
         still_running=lambda: pid_of(name),
         log=MACHINES / name / "console.log",
     )  # fmt: skip
 
 
 def pid_of(name):
-    """Return the process id of a machine's qemu, if it runs and really is that."""
-    try:
-        pid = int((MACHINES / name / "qemu.pid").read_text())
-        command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-    except (OSError, ValueError):
-        return None
-    return pid if f"slipway-{name}" in command and f"{MACHINES / name}/vmlinuz" in command else None
+    """Return the process id of a machine's qemu, found by what it was started with."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_text().split("\0")
+        except OSError:  # it ended just now
+            continue
+        if f"slipway-{name}" in command and f"{MACHINES / name}/vmlinuz" in command:
+            return int(process.name)
+    return None
 
 
 def start(name, settings):
@@ -148,12 +150,11 @@ def start(name, settings):
 
 def stop(name, settings):
     """Shut a machine down."""
-    pid = pid_of(name)
-    if pid is None:
+    if pid_of(name) is None:
         return
     progress(f"{name}: shutting down")
     subprocess.run(ssh_command(settings, "systemctl", "poweroff"), stdin=subprocess.DEVNULL)
-    if not ended(pid, STOP_SECONDS):
+    if not ended(name, STOP_SECONDS):
         raise Problem(f"{name} did not shut down within {STOP_SECONDS} s.", f"host kill {name}")
 
 
@@ -162,15 +163,15 @@ def kill(name):
     pid = pid_of(name)
     if pid is not None:
         os.kill(pid, signal.SIGKILL)
-        ended(pid, 10)
+        ended(name, 10)
 
 
-def ended(pid, seconds):
-    """Wait until a process is gone; say whether it is."""
+def ended(name, seconds):
+    """Wait until a machine's qemu is gone; say whether it is."""
     deadline = time.monotonic() + seconds
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+    while pid_of(name) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return not Path(f"/proc/{pid}").exists()
+    return pid_of(name) is None
 
 
 def destroy(name):

@@ -54,8 +54,9 @@ def as_root(*command):
 @contextlib.contextmanager
 def lock(name):
     """Let one process at a time do this; several hosts are made in parallel."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with open(CACHE / f"{name}.lock", "w") as file:
+    locks = CACHE / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with open(locks / name, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -3,7 +3,6 @@
 import ast
 import json
 import os
-import re
 import subprocess
 import urllib.error
 import urllib.request
@@ -12,8 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-HERE = Path(__file__).parent
-PROJECT = HERE.parents[1]
+PROJECT = Path(__file__).parents[1]
 SCENARIO = PROJECT / "molecule" / os.environ.get("MOLECULE_SCENARIO_NAME", "default")
 INVENTORY = os.environ.get("MOLECULE_INVENTORY_FILE", "")
 
@@ -86,10 +84,10 @@ def master_pid(host, app, release) -> int:
 
 
 @pytest.fixture
-def gunicorn_settings(host, app, release) -> str:
-    """Return the configuration file that the running gunicorn was started with."""
-    unit = host.service(f"{app}@{release}").systemd_properties["ExecStart"]
-    return host.file(re.search(r"--config (\S+)", unit)[1]).content_string
+def gunicorn_settings(host, app, release) -> dict:
+    """Return the settings that the running gunicorn tells over its control socket."""
+    ask = f"/srv/{app}/current/venv/bin/gunicornc --socket /run/{app}/{release}/control.sock --json"
+    return json.loads(host.check_output(f"{ask} --command 'show config'"))
 
 
 @pytest.fixture
@@ -102,7 +100,7 @@ def workers(host, master_pid) -> list:
 def sql(host, app):
     """Return a function that asks the application's database as its superuser."""
     return lambda query, database=app: host.check_output(
-        'runuser -u postgres -- psql --dbname=%s --tuples-only --no-align --command=%s',
+        "runuser -u postgres -- psql --dbname=%s --tuples-only --no-align --command=%s",
         database,
         query,
     )
@@ -159,8 +157,9 @@ def pytest_collection_finish(session) -> None:
                 f"{module.name} collected {collected} tests, {promised} were promised.\n"
                 f"Fix: see which host of {sorted(groups)} is missing from the inventory."
             )
-    missing = {path for path in HERE.glob("test_*.py")} - {item.path for item in session.items}
-    if missing and Path(session.config.args[0]).resolve() == HERE:
+    folder = Path(session.config.args[0]).resolve()
+    missing = set(folder.glob("test_*.py")) - {item.path for item in session.items}
+    if missing:
         raise pytest.UsageError(f"Not collected at all: {sorted(path.name for path in missing)}")
 
 

@@ -1,0 +1,99 @@
+"""What only a machine of its own can show: its cores, its limits, its swap, its power button."""
+
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+testinfra_hosts = ["ansible://application"]
+
+HOST = str(Path(__file__).parents[2] / "hosts" / "host")
+READY_WITHIN_SECONDS = 300  # an emulated machine boots in about a minute
+
+
+def machine(*arguments: str) -> None:
+    """Turn the machine on or off, or resize it."""
+    subprocess.run([HOST, *arguments], check=True, env=os.environ)
+
+
+def wait_until_ready(site) -> float:
+    """Wait until the application answers; return how many seconds that took."""
+    began = time.monotonic()
+    while time.monotonic() - began < READY_WITHIN_SECONDS:
+        try:
+            if site.ask("/health/ready").status == 200:
+                return time.monotonic() - began
+        except OSError:
+            pass
+        time.sleep(1)
+    pytest.fail(f"The application did not answer within {READY_WITHIN_SECONDS} s of the boot.")
+
+
+def live_workers(host, app) -> int:
+    """Count the workers in the process table, without asking systemd or gunicorn."""
+    table = host.check_output("ps -u %s -o pid=,ppid=", app).split()
+    parents = dict(zip(map(int, table[::2]), map(int, table[1::2]), strict=True))
+    return sum(parent in parents for parent in parents.values())
+
+
+def test_one_core_gets_three_workers(host, app):
+    assert host.check_output("nproc --all") == "1"
+    assert live_workers(host, app) == 3
+
+
+def test_the_site_serves_from_postgresql(site, sql):
+    number = site.ask("/users", {"name": "Machine"}).json["id"]
+    assert sql(f"SELECT name FROM users WHERE id = {number}") == "Machine"
+
+
+def test_small_memory_gets_swap(host):
+    assert host.check_output("swapon --noheadings --show=NAME") == "/swapfile"
+    assert host.file("/swapfile").mode == 0o600
+
+
+def test_the_kernel_enforces_the_memory_limit(host, app, release):
+    group = host.service(f"{app}@{release}").systemd_properties["ControlGroup"]
+    limit = int(host.file(f"/sys/fs/cgroup{group}/memory.max").content_string)
+    assert limit == 128 * (3 + 1) * 2**20
+
+
+def test_a_wrong_clock_is_refused(host, playbook):
+    host.check_output("timedatectl set-ntp false")
+    host.check_output("date --set='+2 hours'")
+    try:
+        done = playbook()
+        assert done.returncode != 0
+        assert re.search(r"clock of machine is\s+72\d\d s off", done.stdout)
+    finally:
+        host.check_output("date --set='-2 hours'")
+        host.check_output("timedatectl set-ntp true")
+
+
+def test_a_reboot_needs_no_human(host, app, site, release):
+    host.run("systemctl reboot")
+    time.sleep(5)
+    machine("start", "machine")
+    wait_until_ready(site)
+    assert live_workers(host, app) == 3
+    assert site.ask("/version").json["release"] == release
+    running = host.check_output("systemctl list-units --plain --no-legend '%s@*'", app)
+    assert len(running.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("cores", "memory_mib", "workers"), [(2, 2048, 5), (4, 4096, 9)])
+def test_a_resized_machine_grows(host, app, site, sql, playbook, cores, memory_mib, workers):
+    machine("stop", "machine")
+    machine("start", "machine", "--vcpus", str(cores), "--memory-mib", str(memory_mib))
+    wait_until_ready(site)
+    done = playbook()
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert host.check_output("nproc --all") == str(cores)
+    assert live_workers(host, app) == workers
+    seen = int(host.check_output("awk '/^MemTotal/ {print int($2 / 1024)}' /proc/meminfo"))
+    buffers = "SELECT pg_size_bytes(current_setting('shared_buffers')) / 1048576"
+    assert int(sql(buffers)) == seen // 4
+    assert int(sql("SHOW max_parallel_workers")) == cores
+    assert site.ask("/health/ready").status == 200
