@@ -8,7 +8,11 @@ from sqlalchemy.pool import NullPool
 db = current_app.extensions["migrate"].db
 
 # One process at a time on SQLite; on PostgreSQL do not stop all traffic by queueing for a lock.
-FIRST_STATEMENT = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SET lock_timeout = '5s'"}
+# Unless whoever migrates has set a limit of his own, as with PGOPTIONS.
+WAIT_5_S = (
+    "SELECT set_config('lock_timeout', '5s', false) WHERE current_setting('lock_timeout') = '0'"
+)
+FIRST_STATEMENT = {"sqlite": "BEGIN IMMEDIATE", "postgresql": WAIT_5_S}
 
 # No pool: a server that forks later must not inherit a connection.
 engine = create_engine(

@@ -1,11 +1,12 @@
 """The host has what every role counts on: packages, time, trust, a bounded journal, swap."""
 
+import re
+
 testinfra_hosts = ["ansible://all"]
 
 
 def test_only_what_is_needed_was_installed(host):
-    assert host.package("libpq-dev").is_installed
-    assert host.package("python3-pip-whl").is_installed
+    assert host.package("python3-apt").is_installed
     for recommended in ("build-essential", "exim4-base", "sysstat", "nginx-doc"):
         assert not host.package(recommended).is_installed
 
@@ -24,7 +25,7 @@ def test_the_journal_is_bounded_and_kept(host, knob):
     promised = knob("base_journal_max_size_mib", 500)
     said = host.check_output("journalctl --unit systemd-journald --output cat --no-pager")
     limits = [line for line in said.splitlines() if line.startswith("System Journal")]
-    assert f"max {promised}.0M" in limits[-1]
+    assert re.search(rf"max {promised}(\.0)?M,", limits[-1])
     assert host.file("/var/log/journal").is_directory
 
 

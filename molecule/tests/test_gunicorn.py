@@ -62,9 +62,9 @@ def test_the_running_settings_are_the_promised_ones(knob, gunicorn_settings):
     assert {name: gunicorn_settings[name] for name in promised} == promised
 
 
-def test_heartbeats_are_written_to_memory(host, knob, workers):
+def test_heartbeats_are_written_where_promised(host, app, knob, workers):
     folder = knob("gunicorn_worker_tmp_dir", "/dev/shm")  # noqa: S108 (what the role promises)
-    files = host.check_output("ls -l /proc/%s/fd", str(workers[0].pid))
+    files = host.check_output("runuser -u %s ls -- -l /proc/%s/fd", app, str(workers[0].pid))
     assert f"-> {folder}/wgunicorn-" in files or f"-> {folder}/#" in files
 
 
@@ -161,4 +161,7 @@ def test_tcp_is_open_only_where_it_was_asked_for(host, knob):
     listening = host.check_output("ss --listening --tcp --numeric --no-header")
     seen = {line.split()[3].rpartition(":")[2] for line in listening.splitlines()}
     assert seen <= ports
-    assert not bind or bind.rpartition(":")[2] in seen
+    if bind:
+        url = f"http://127.0.0.1:{bind.rpartition(':')[2]}/health/ready"
+        code = f"import urllib.request as u; print(u.urlopen('{url}').status)"
+        assert host.check_output("python3 -c %s", code) == "200"

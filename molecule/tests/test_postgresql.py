@@ -102,6 +102,11 @@ def test_statements_of_the_application_end(host, app, knob):
     assert host.check_output(show, app, app, "idle_in_transaction_session_timeout") == promised
 
 
+def test_programs_can_be_built_against_libpq(host):
+    assert host.package("libpq-dev").is_installed
+    assert host.run("pg_config --version").rc == 0
+
+
 def test_there_is_one_cluster_and_it_starts_at_boot(host):
     clusters = host.check_output("pg_lsclusters --no-header").splitlines()
     assert len(clusters) == 1

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-testinfra_hosts = ["ansible://all"]
+testinfra_hosts = ["ansible://application"]
 
 
 def changed_files(host) -> str:

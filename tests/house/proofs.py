@@ -129,3 +129,17 @@ def _operands(test: ast.expr) -> Iterator[ast.expr]:
         yield from _operands(test.operand)
     else:
         yield test
+
+
+@rule
+def every_knob_is_moved_once(root: Path) -> Iterator[Offence]:
+    """The override scenario moves each input off its default, or says by name why it cannot."""
+    path = root / "molecule/override/knobs.yml"
+    if not path.exists():
+        return
+    text = path.read_text()
+    for spec in files(root, "roles/*/meta/argument_specs.yml"):
+        for name, option in load(spec)["argument_specs"]["main"]["options"].items():
+            if not option.get("required") and not re.search(rf"\b{name}\b", text):
+                fix = "move it there and test that it travelled."
+                yield Offence(path, 1, f"{name} is never moved off its default.", fix)

@@ -39,12 +39,19 @@ def source_files(source: Path) -> list[str]:
     """List the files of the source, relative to it and sorted; what git ignores is left out."""
     listed = git(source, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     if listed is not None:
-        names = set(listed.split("\0")) - {""}
-        return sorted(name for name in names if os.path.lexists(source / name))
+        found = []
+        for name in set(listed.split("\0")) - {""}:
+            path = source / name
+            if path.is_dir() and not path.is_symlink():  # a submodule
+                found += [f"{name}/{inner}" for inner in source_files(path)]
+            elif os.path.lexists(path):
+                found.append(name)
+        return sorted(found)
     found = []
     for folder, folders, names in os.walk(source):
         folders[:] = [name for name in folders if name not in LEFT_BEHIND]
-        found += [os.path.relpath(os.path.join(folder, name), source) for name in names]
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        found += [os.path.relpath(os.path.join(folder, name), source) for name in names + links]
     return sorted(found)
 
 

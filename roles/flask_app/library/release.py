@@ -20,7 +20,7 @@ from ansible.module_utils.releases import Application, ReleaseError, replace_sym
 
 def plan(app: Application, options: dict, check_mode: bool) -> dict:
     """Compare what should run with what runs, and name the next release if they differ."""
-    left_behind = [] if check_mode else app.remove_incomplete()
+    left_behind = [] if check_mode else app.remove_incomplete() + app.stop_all_but(app.current())
     environment = app.configuration / "environment"
     fingerprint = {
         "source": options["source_id"],
@@ -42,7 +42,7 @@ def plan(app: Application, options: dict, check_mode: bool) -> dict:
     now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     release = f"{now}-{options['source_id'][:7]}"
     return {
-        "changed": bool(reasons),
+        "changed": bool(reasons or left_behind),
         "needed": bool(reasons),
         "reasons": reasons,
         "release": release,
@@ -58,7 +58,13 @@ def install_uv(app: Application, options: dict) -> dict:
     folder = Path(options["uv"]).parents[1]
     if folder.exists():
         return {"changed": False}
-    wheel = sorted(Path("/usr/share/python-wheels").glob("pip-*.whl"))[-1]
+    wheels = sorted(Path("/usr/share/python-wheels").glob("pip-*.whl"))
+    if not wheels:
+        raise ReleaseError(
+            "There is no pip on this host.\nSeen in: /usr/share/python-wheels.\n"
+            "Allowed: the package python3-pip-whl.\nFix: run site.yml; its role base installs it."
+        )
+    wheel = wheels[-1]
     new = folder.with_name(f"{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     command = ["python3", "-m", "pip", "install", "--quiet", "--no-cache-dir", "--no-deps",
@@ -159,7 +165,8 @@ def build(app: Application, options: dict) -> dict:
     run([*unpack, f"--file={archive}", f"--directory={source}"])
     run(["chmod", "--recursive", "u=rwX,go=rX", str(source)])
     made_from = make_virtualenv(app, release, options)
-    run([str(folder / "venv/bin/python"), "-I", "-m", "compileall", "-q", str(source)])
+    # -S: a .pth file of the virtualenv would run its code, here as root.
+    run([options["python"], "-I", "-S", "-m", "compileall", "-q", str(source)])
     write_environment(app, release, options["revision"])
     shutil.copyfile(app.configuration / "gunicorn.conf.py", folder / "gunicorn.conf.py")
     (folder / "gunicorn.sock").symlink_to(app.socket(release))
@@ -216,7 +223,7 @@ def ask_health(path: Path, options: dict) -> str:
         body = answer.read(500).decode(errors="replace")
         said = f"{options['health_path']} said {answer.status}: {body}"
         return "" if answer.status == 200 else said
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         return f"{options['health_path']}: {error}"
     finally:
         connection.close()
@@ -244,15 +251,8 @@ def switch(app: Application, options: dict) -> dict:
     run(["systemctl", "enable", "--quiet", app.unit(release), f"{app.name}.target"])
     run(["systemctl", "start", f"{app.name}.target"])
     replace_symlink(app.current_link, app.folder(release))
-    for link in app.enabled_links():
-        if link.name != app.unit(release):
-            run(["systemctl", "disable", "--quiet", link.name])
     time.sleep(options["drain_seconds"])
-    for other in app.instances():
-        if other != release:
-            run(["systemctl", "stop", app.unit(other)])
-            app.forget_failure(other)
-            app.socket(other).unlink(missing_ok=True)
+    app.stop_all_but(release)
     pruned = [old for old in app.releases() if old != release][: -(options["keep"] - 1)]
     for old in pruned:
         app.remove(old)
@@ -265,7 +265,7 @@ def abort(app: Application, options: dict) -> dict:
     journal = app.journal(release)
     if app.current() != release:
         app.remove(release)
-    return {"changed": True, "journal": journal}
+    return {"changed": True, "journal": journal, "serving": app.current() or "nothing yet"}
 
 
 PHASES = {

@@ -33,6 +33,8 @@ def run(command: list[str], shown: str = "", **options) -> str:
     shown = shown or " ".join(command)
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, **options)
+    except FileNotFoundError:
+        raise ReleaseError(f"{command[0]} is not installed on this host.") from None
     except subprocess.TimeoutExpired as expired:
         raise ReleaseError(f"{shown} took more than {expired.timeout:.0f} s.") from None
     if done.returncode != 0:
@@ -106,10 +108,16 @@ class Application:
         question = ["systemctl", "reset-failed", self.unit(release)]
         subprocess.run(question, stderr=subprocess.DEVNULL)
 
-    def enabled_links(self) -> list[Path]:
-        """List the links that make systemd start instances at boot."""
-        wants = Path("/etc/systemd/system", f"{self.name}.target.wants")
-        return sorted(wants.glob(f"{self.name}@*.service"))
+    def stop_all_but(self, release: str) -> list[str]:
+        """Stop every other instance, now and at boot; return those that there were."""
+        wants = Path("/etc/systemd/system", f"{self.name}.target.wants").glob(self.unit("*"))
+        enabled = [path.name.partition("@")[2].removesuffix(".service") for path in wants]
+        others = sorted({*enabled, *self.instances()} - {release})
+        for other in others:
+            run(["systemctl", "disable", "--now", "--quiet", self.unit(other)])
+            self.forget_failure(other)
+            self.socket(other).unlink(missing_ok=True)
+        return others
 
     def journal(self, release: str, lines: int = 50) -> str:
         """Return the last lines that the instance of a release wrote."""
@@ -162,6 +170,8 @@ class Application:
             "ProtectHome": "yes",
             "ProtectSystem": "strict",
             "RuntimeMaxSec": int(timeout_seconds),
+            "StateDirectory": self.name,
+            "StateDirectoryMode": "0750",
             "UMask": "0027",
         }
         environment = {"PATH": f"{folder}/venv/bin:/usr/bin:/bin", **environment}

@@ -61,7 +61,9 @@ def wait_for_apt(seconds: int) -> str:
 
 def unreachable_sources(module: AnsibleModule, proxy: str) -> list[str]:
     """List the apt servers (or the proxy before them) that accept no connection within 5 s."""
-    _, output, _ = module.run_command(["apt-get", "indextargets", "--format", "$(REPO_URI)"])
+    no_cache = ["-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="]
+    query = ["apt-get", *no_cache, "indextargets", "--format", "$(REPO_URI)"]
+    _, output, _ = module.run_command(query)
     targets = [urlsplit(uri) for uri in ([proxy] if proxy else sorted(set(output.split())))]
     unreachable = {}
     for target in targets:
@@ -102,12 +104,21 @@ def user_name(uid: int) -> str:
         return str(uid)
 
 
+def home_of(user: str) -> str:
+    """Return the home folder of a user, or "" where there is none of this name."""
+    try:
+        return pwd.getpwnam(user).pw_dir
+    except KeyError:
+        return ""
+
+
 def main() -> None:
     """Answer with what was seen; nothing is judged here."""
     module = AnsibleModule(
         argument_spec={
             "apt_wait_seconds": {"type": "int", "required": True},
             "http_proxy": {"type": "str", "default": ""},
+            "user": {"type": "str", "required": True},
             "ports": {"type": "list", "elements": "int", "default": []},
         },
         supports_check_mode=True,
@@ -124,6 +135,7 @@ def main() -> None:
             if os.path.isdir(path)
         },
         listeners=listeners(module.params["ports"]),
+        home=home_of(module.params["user"]),
         postgresql_versions=sorted({path.parent.name for path in clusters}),
     )
 

@@ -1,0 +1,121 @@
+#!/usr/bin/python
+"""Write several files and run what makes them true, in one round trip and as one step.
+
+ansible.builtin.template asks the host twice for each file on every run, and a handler is lost when
+a run is killed between the two. Here a stamp stands on the host from before the first write until
+`apply` has succeeded; a run that finds it applies again. Contents come from the template lookup.
+"""
+
+from __future__ import annotations
+
+import difflib
+import grp
+import hashlib
+import os
+import pwd
+import tempfile
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+STAMPS = Path("/var/lib/slipway")
+MANY_BYTES = 2**20  # no diff is shown of more
+
+
+def state(path: Path) -> tuple[str, int, str, str] | None:
+    """Return content, mode, owner and group of a file, or None where there is none."""
+    if not path.is_file():
+        return None
+    seen = path.stat()
+    owner, group = pwd.getpwuid(seen.st_uid).pw_name, grp.getgrgid(seen.st_gid).gr_name
+    content = path.read_text(errors="replace") if seen.st_size <= MANY_BYTES else ""
+    return content, seen.st_mode & 0o7777, owner, group
+
+
+def wanted(options: dict) -> tuple[str, int, str, str]:
+    """Return the content, mode, owner and group that a file shall have."""
+    content = options["content"].rstrip("\n") + "\n"
+    return content, int(options["mode"], 8), options["owner"], options["group"]
+
+
+def write(path: Path, new: tuple[str, int, str, str], validate: str, module: AnsibleModule) -> None:
+    """Put a file in its place by a rename, once its validator accepts it."""
+    content, mode, owner, group = new
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(content)
+            os.fchown(descriptor, pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid)
+            os.fchmod(descriptor, mode)
+            file.flush()
+            os.fsync(descriptor)
+        if validate:
+            code, out, error = module.run_command(validate.replace("%s", name))
+            if code != 0:
+                module.fail_json(msg=f"{path} was not written: {validate} said:\n{out}{error}")
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def difference(path: Path, old: tuple | None, new: tuple) -> dict:
+    """Return what changes, in the form that --diff prints."""
+    before = old[0].splitlines(keepends=True) if old else []
+    after = new[0].splitlines(keepends=True)
+    lines = list(difflib.unified_diff(before, after, str(path), str(path)))
+    if not lines:
+        lines = [f"{path}: mode, owner, group {old[1:]} -> {new[1:]}\n"]
+    return {"prepared": "".join(lines)}
+
+
+def main() -> None:
+    """Compare every file with what it shall be, write those that differ, and apply them."""
+    file_options = {
+        "dest": {"type": "path", "required": True},
+        "content": {"type": "str", "required": True},
+        "mode": {"type": "str", "default": "0644"},
+        "owner": {"type": "str", "default": "root"},
+        "group": {"type": "str", "default": "root"},
+        "validate": {"type": "str", "default": ""},
+    }
+    module = AnsibleModule(
+        argument_spec={
+            "files": {
+                "type": "list",
+                "elements": "dict",
+                "required": True,
+                "options": file_options,
+            },
+            "apply": {"type": "str", "default": ""},
+        },
+        supports_check_mode=True,
+        no_log=True,  # the contents do not belong in the host's journal
+    )
+    files, apply = module.params["files"], module.params["apply"]
+    seen = {Path(options["dest"]): (state(Path(options["dest"])), options) for options in files}
+    changes = {path: (old, opt) for path, (old, opt) in seen.items() if old != wanted(opt)}
+    stamp = STAMPS / hashlib.sha256(" ".join([apply, *map(str, seen)]).encode()).hexdigest()[:16]
+    pending = bool(apply) and (bool(changes) or stamp.exists())
+    result = {
+        "changed": bool(changes) or pending,
+        "files": sorted(map(str, changes)),
+        "diff": [difference(path, old, wanted(opt)) for path, (old, opt) in changes.items()],
+    }
+    if module.check_mode:
+        module.exit_json(**result)
+    if pending:
+        STAMPS.mkdir(mode=0o755, exist_ok=True)
+        stamp.write_text(f"{apply}\n")
+    for path, (_, options) in changes.items():
+        write(path, wanted(options), options["validate"], module)
+    if pending:
+        code, out, error = module.run_command(apply)
+        if code != 0:
+            module.fail_json(msg=f"{apply} ended with {code}:\n{out}{error}", **result)
+        stamp.unlink()
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
