@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import hashlib
 import re
 import socket
 import time
@@ -133,3 +134,41 @@ def test_percent_encoding_arrives_as_it_was_sent(site):
     answer = site.ask("/users/%31")
     assert answer.status in (200, 404)
     assert site.ask("/users/caf%C3%A9").status == 404
+
+
+def nginx_workers(host) -> set[int]:
+    """Return the process ids of nginx's workers: a reload gives new ones."""
+    return {process.pid for process in host.process.filter(user="www-data", comm="nginx")}
+
+
+def server_within(seconds: float, site, shows_version: bool) -> bool:
+    """Ask until nginx tells its version or no longer does: a reload takes a moment."""
+    deadline = time.monotonic() + seconds
+    while (site.ask("/health/live").headers["Server"] != "nginx") != shows_version:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def test_a_hand_edit_is_repaired_and_applied(host, site, playbook):
+    host.check_output("sed -i 's/server_tokens off/server_tokens on/' /etc/nginx/nginx.conf")
+    host.check_output("systemctl reload nginx")
+    assert server_within(10, site, shows_version=True)
+    done = playbook("--tags", "nginx", "--diff")
+    assert re.search(r"changed=1 +unreachable=0 +failed=0", done.stdout)
+    assert "+    server_tokens off;" in done.stdout
+    assert server_within(10, site, shows_version=False)
+
+
+def test_a_run_killed_before_the_reload_is_finished_by_the_next(host, playbook):
+    """The stamp stands from before a file is written until what makes it true has succeeded."""
+    step = "systemctl reload-or-restart nginx /etc/nginx/nginx.conf"
+    stamp = f"/var/lib/slipway/{hashlib.sha256(step.encode()).hexdigest()[:16]}"
+    before = nginx_workers(host)
+    host.check_output("touch %s", stamp)
+    done = playbook("--tags", "nginx")
+    assert re.search(r"changed=1 +unreachable=0 +failed=0", done.stdout)
+    assert not host.file(stamp).exists
+    time.sleep(1)
+    assert before.isdisjoint(nginx_workers(host))
