@@ -141,7 +141,7 @@ BROKEN = {
         (SCENARIO, "groups: [pages]", "groups: []", "vps is in no group"),
     ],
     "every_knob_is_moved_once": [
-        ("molecule/override/knobs.yml", "", "all: {}\n", "web_workers is never moved"),
+        ("molecule/override/inventory/knobs.yml", "", "all: {}\n", "web_workers is never moved"),
     ],
     "scenarios_run_twice": [
         (SCENARIO, "", "scenario: {test_sequence: [converge, verify]}\n", "never seen"),

@@ -134,7 +134,7 @@ def _operands(test: ast.expr) -> Iterator[ast.expr]:
 @rule
 def every_knob_is_moved_once(root: Path) -> Iterator[Offence]:
     """The override scenario moves each input off its default, or says by name why it cannot."""
-    path = root / "molecule/override/knobs.yml"
+    path = root / "molecule/override/inventory/knobs.yml"
     if not path.exists():
         return
     text = path.read_text()
