@@ -80,7 +80,7 @@ def release(host, app) -> str:
 @pytest.fixture
 def master_pid(host, app, release) -> int:
     """Return the process id of gunicorn's master."""
-    return host.service(f"{app}@{release}").systemd_properties["MainPID"]
+    return int(host.service(f"{app}@{release}").systemd_properties["MainPID"])
 
 
 @pytest.fixture
