@@ -125,9 +125,9 @@ def inventory(work: Path, host: dict) -> Path:
         "base_ca_certificates": [str(path) for path in CERTIFICATES],
     }
     groups = {group: {"hosts": {"bench": {}}} for group in ("application", "database", "proxy")}
-    inventory = {"all": {"hosts": {"bench": variables}, "children": groups}}
-    (folder / "hosts.json").write_text(json.dumps(inventory))
-    return folder / "hosts.json"
+    hosts = folder / "hosts.json"
+    hosts.write_text(json.dumps({"all": {"hosts": {"bench": variables}, "children": groups}}))
+    return hosts
 
 
 def answers(url: str) -> bool:
@@ -174,9 +174,11 @@ def run(command: list, output: Path, url: str = "", stdin: Path | None = None, *
 
 def end(process: subprocess.Popen) -> None:
     """Stop a command that has not ended, and its children."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
+    for ending in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is None:
+            os.killpg(process.pid, ending)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=10)
 
 
 def tail(output: Path) -> str:
@@ -211,17 +213,21 @@ def measure_playbook(
 ) -> Result:
     """Measure a playbook on the fresh host, then once more."""
     command = [ANSIBLE_PLAYBOOK, "-i", inventory(work, host), "-e", json.dumps(variables), playbook]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
     # Connections of its own, which end with it: the next host at this address is another one.
     sockets = work / "cp"
-    env = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
     env |= {"ANSIBLE_CONFIG": str(config), "ANSIBLE_SSH_CONTROL_PATH_DIR": str(sockets)}
     results = []
     for name in ("first", "second"):
         output = work / f"{name}.log"
-        seconds = run(command, output, url if name == "first" else "", cwd=ROOT, env=env)
-        results += [seconds, read_play(output)]
-        for path in sockets.glob("*"):
-            subprocess.run(["ssh", "-O", "exit", "-S", path, "bench"], stderr=subprocess.DEVNULL)
+        try:
+            results.append(run(command, output, url if not results else "", cwd=ROOT, env=env))
+        finally:
+            for path in sockets.glob("*"):
+                subprocess.run(
+                    ["ssh", "-O", "exit", "-S", path, "bench"], stderr=subprocess.DEVNULL
+                )
+        results.append(read_play(output))
     return Result(*results)
 
 
@@ -320,7 +326,7 @@ def roles_table(runs: list[Result]) -> str:
         return median(play.roles.get(role, 0.0) for play in plays)
 
     first, second = [run.first_play for run in runs], [run.second_play for run in runs]
-    roles = sorted(first[0].roles, key=lambda role: -seconds(first, role))
+    roles = sorted(first[0].roles, key=lambda role: (role == "total", -seconds(first, role)))
     rows = [[role, f"{seconds(first, role):.1f}", f"{seconds(second, role):.1f}"] for role in roles]
     return table(["role", "first run, s", "second run, s"], rows)
 

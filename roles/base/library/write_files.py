@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Write several files and run what makes them true, in one round trip and as one step.
+"""Write several files, run what makes them true, see to their services: one step, one round trip.
 
 ansible.builtin.template asks the host twice for each file on every run, and a handler is lost when
 a run is killed between the two. Here a stamp stands on the host from before the first write until
@@ -69,6 +69,23 @@ def difference(path: Path, old: tuple | None, new: tuple) -> dict:
     return {"prepared": "".join(lines)}
 
 
+def run(command: str, module: AnsibleModule) -> None:
+    """Run a command that must succeed."""
+    code, out, error = module.run_command(command)
+    if code != 0:
+        module.fail_json(msg=f"{command} ended with {code}:\n{out}{error}")
+
+
+def start_commands(services: list[str], module: AnsibleModule) -> list[str]:
+    """Return what it takes to have services run now and at boot; nothing where they do."""
+    return [
+        f"systemctl {verb} {service}"
+        for service in services
+        for question, verb in (("is-enabled", "enable"), ("is-active", "start"))
+        if module.run_command(["systemctl", "--quiet", question, service])[0] != 0
+    ]
+
+
 def main() -> None:
     """Compare every file with what it shall be, write those that differ, and apply them."""
     file_options = {
@@ -87,7 +104,8 @@ def main() -> None:
                 "required": True,
                 "options": file_options,
             },
-            "apply": {"type": "str", "default": ""},
+            "apply": {"type": "list", "elements": "str", "default": []},
+            "services": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
         no_log=True,  # the contents do not belong in the host's journal
@@ -95,10 +113,11 @@ def main() -> None:
     files, apply = module.params["files"], module.params["apply"]
     seen = {Path(options["dest"]): (state(Path(options["dest"])), options) for options in files}
     changes = {path: (old, opt) for path, (old, opt) in seen.items() if old != wanted(opt)}
-    stamp = STAMPS / hashlib.sha256(" ".join([apply, *map(str, seen)]).encode()).hexdigest()[:16]
+    stamp = STAMPS / hashlib.sha256(" ".join([*apply, *map(str, seen)]).encode()).hexdigest()[:16]
     pending = bool(apply) and (bool(changes) or stamp.exists())
+    to_start = start_commands(module.params["services"], module)
     result = {
-        "changed": bool(changes) or pending,
+        "changed": bool(changes or pending or to_start),
         "files": sorted(map(str, changes)),
         "diff": [difference(path, old, wanted(opt)) for path, (old, opt) in changes.items()],
     }
@@ -106,14 +125,15 @@ def main() -> None:
         module.exit_json(**result)
     if pending:
         STAMPS.mkdir(mode=0o755, exist_ok=True)
-        stamp.write_text(f"{apply}\n")
+        stamp.write_text("\n".join(apply) + "\n")
     for path, (_, options) in changes.items():
         write(path, wanted(options), options["validate"], module)
     if pending:
-        code, out, error = module.run_command(apply)
-        if code != 0:
-            module.fail_json(msg=f"{apply} ended with {code}:\n{out}{error}", **result)
+        for command in apply:
+            run(command, module)
         stamp.unlink()
+    for command in to_start:
+        run(command, module)
     module.exit_json(**result)
 
 

@@ -247,11 +247,13 @@ def start(app: Application, options: dict) -> dict:
 def switch(app: Application, options: dict) -> dict:
     """Let all new requests go to the release; then stop what served before, and prune."""
     release = options["release"]
+    before = app.current()
     # Enabled first: whenever the power goes, what `current` names starts at boot.
     run(["systemctl", "enable", "--quiet", app.unit(release), f"{app.name}.target"])
     run(["systemctl", "start", f"{app.name}.target"])
     replace_symlink(app.current_link, app.folder(release))
-    time.sleep(options["drain_seconds"])
+    if before:
+        time.sleep(options["drain_seconds"])
     app.stop_all_but(release)
     pruned = [old for old in app.releases() if old != release][: -(options["keep"] - 1)]
     for old in pruned:
