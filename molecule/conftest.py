@@ -114,6 +114,7 @@ def playbook(host):
         command = ["ansible-playbook", "--inventory", str(Path(INVENTORY).parent)]
         command += ["--limit", f"{host.backend.host},localhost", *arguments, "site.yml"]
         settings = {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+        settings["TZ"] = "Asia/Ho_Chi_Minh"  # users do not live in UTC; the host's clock does
         return subprocess.run(
             command, cwd=PROJECT, capture_output=True, text=True, env=os.environ | settings
         )

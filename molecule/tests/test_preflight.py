@@ -60,6 +60,9 @@ def test_everything_wrong_is_told_at_once(refused):
         "preflight_minimum_ram_mib=1000000",
         "preflight_minimum_disk_mib=1000000",
         "site_http_proxy=http://127.0.0.1:9",
+        "site_app_name=postgres",
+        "site_app_source=/nowhere",
+        '{"site_domains": []}',
     )
     for told in (
         "'gunicorn_workers' is of type",
@@ -78,9 +81,12 @@ def test_everything_wrong_is_told_at_once(refused):
         "MiB of memory",
         "too little free disk",
         "cannot reach 127.0.0.1",
+        "already has a user postgres",
+        "There is no requirements.txt in",
+        "has no name to answer to",
     ):
         assert told in said
-    assert said.count("Fix:") >= 14
+    assert said.count("Fix:") >= 17
 
 
 def test_connections_and_memory_beyond_the_budget_are_refused(refused):

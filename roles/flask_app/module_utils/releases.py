@@ -141,7 +141,7 @@ class Application:
         complete = {release for release in self.releases() if self.manifest(release)}
         packed = (self.root / "releases").glob("*.tar.gz")
         archives = {path.name.removesuffix(".tar.gz") for path in packed}
-        incomplete = sorted((set(self.releases()) | archives) - complete)
+        incomplete = sorted((set(self.releases()) | archives) - complete - {self.current()})
         for release in incomplete:
             self.remove(release)
         return incomplete
