@@ -79,21 +79,29 @@ def unreachable_sources(module: AnsibleModule, proxy: str) -> list[str]:
 
 def listeners(ports: list[int]) -> list[dict]:
     """Tell who listens on the given TCP ports: port, user and, as far as it shows, command."""
-    inodes, found = {}, {}
+    found = {}
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in Path(table).read_text().splitlines()[1:]:
             fields = line.split()
             port = int(fields[1].rpartition(":")[2], 16)
             if fields[3] == LISTENING and port in ports:
-                inodes[f"socket:[{fields[9]}]"] = port
-                found[port] = {"port": port, "user": user_name(int(fields[7])), "command": "?"}
-    for descriptor in Path("/proc").glob("[0-9]*/fd/*") if inodes else []:
+                command = command_of(f"socket:[{fields[9]}]", int(fields[7]))
+                found[port] = {"port": port, "user": user_name(int(fields[7])), "command": command}
+    return list(found.values())
+
+
+def command_of(listener: str, uid: int) -> str:
+    """Return the name of the program of a user that holds a socket, or "?" where it is hidden."""
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            if port := inodes.get(os.readlink(descriptor)):
-                found[port]["command"] = (descriptor.parents[1] / "comm").read_text().strip()
+            held = process.stat().st_uid == uid and any(
+                os.readlink(descriptor) == listener for descriptor in (process / "fd").iterdir()
+            )
+            if held:
+                return (process / "comm").read_text().strip()
         except OSError:
             continue  # it has just ended, or may not be looked into
-    return list(found.values())
+    return "?"
 
 
 def user_name(uid: int) -> str:
