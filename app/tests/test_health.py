@@ -6,6 +6,7 @@ import time
 import pytest
 from sqlalchemy import text
 
+from webapp import health
 from webapp.extensions import db, upgrade_schema
 
 # Nothing listens there, whoever is asked.
@@ -26,13 +27,20 @@ def test_not_ready_before_the_migrations(empty_app, is_problem):
     assert client.get("/health/ready").status_code == 200
 
 
-def test_not_ready_at_another_revision(empty_app, is_problem):
+def test_ready_when_a_later_release_has_migrated(empty_app):
     upgrade_schema(empty_app)
     with empty_app.app_context():
         db.session.execute(text("UPDATE alembic_version SET version_num = 'f00'"))
         db.session.commit()
-    body = is_problem(empty_app.test_client().get("/health/ready"), 503)
-    assert body["failed"] == "schema" and "f00" in body["detail"]
+    answer = empty_app.test_client().get("/health/ready")
+    assert (answer.status_code, answer.json) == (200, {"status": "ok", "schema": "ahead"})
+
+
+def test_not_ready_behind_this_release(app, is_problem, monkeypatch):
+    monkeypatch.setattr(health, "_revisions_of_release", lambda: frozenset({"0002"}))
+    body = is_problem(app.test_client().get("/health/ready"), 503)
+    assert body["failed"] == "schema"
+    assert body["detail"] == "The schema is at revision 0001; this release needs 0002."
 
 
 def test_live_touches_nothing(new_app):

@@ -21,8 +21,10 @@ def live() -> dict:
 
 @bp.get("/ready")
 def ready() -> dict | Response:
-    """Answer 200 only if the database answers and its schema is the one of this release.
+    """Answer 200 only if the database answers and its schema is not behind this release.
 
+    A revision that this release does not know was made by a later one, which has migrated but does
+    not serve yet, or was rolled back from: what serves goes on serving, and `schema` is `ahead`.
     Otherwise 503, and the member `failed` is `database` or `schema`.
     """
     try:
@@ -30,6 +32,8 @@ def ready() -> dict | Response:
     except SQLAlchemyError as error:
         current_app.logger.error("not ready, the database does not answer: %s", error)
         return problem(503, "The database does not answer.", failed="database")
+    if not found <= _known_revisions():
+        return {"status": "ok", "schema": "ahead"}
     needed = _revisions_of_release()
     if found != needed:
         detail = f"The schema is at revision {_names(found)}; this release needs {_names(needed)}."
@@ -49,6 +53,12 @@ def _revisions_in_database() -> frozenset[str]:
 @cache
 def _revisions_of_release() -> frozenset[str]:
     return frozenset(ScriptDirectory.from_config(migrate.get_config()).get_heads())
+
+
+@cache
+def _known_revisions() -> frozenset[str]:
+    scripts = ScriptDirectory.from_config(migrate.get_config()).walk_revisions()
+    return frozenset(script.revision for script in scripts)
 
 
 def _names(revisions: frozenset[str]) -> str:

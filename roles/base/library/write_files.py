@@ -9,6 +9,7 @@ a run is killed between the two. Here a stamp stands on the host from before the
 from __future__ import annotations
 
 import difflib
+import glob
 import grp
 import hashlib
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 STAMPS = Path("/var/lib/slipway")
+UNITS = Path("/etc/systemd/system")
 MANY_BYTES = 2**20  # no diff is shown of more
 
 
@@ -76,6 +78,21 @@ def run(command: str, module: AnsibleModule) -> None:
         module.fail_json(msg=f"{command} ended with {code}:\n{out}{error}")
 
 
+def surplus(options: dict | None) -> list[Path]:
+    """Return the files that match a pattern and are not excepted."""
+    if options is None:
+        return []
+    found = {name for pattern in options["patterns"] for name in glob.glob(pattern)}
+    return sorted(map(Path, found - set(options["except"])))
+
+
+def remove(path: Path, module: AnsibleModule) -> None:
+    """Remove a file; a unit of systemd is stopped before, and does not start at boot again."""
+    if path.parent == UNITS and "@" not in path.name:
+        module.run_command(["systemctl", "disable", "--now", "--quiet", path.name])
+    path.unlink()
+
+
 def start_commands(services: list[str], module: AnsibleModule) -> list[str]:
     """Return what it takes to have services run now and at boot; nothing where they do."""
     return [
@@ -104,6 +121,13 @@ def main() -> None:
                 "required": True,
                 "options": file_options,
             },
+            "remove": {
+                "type": "dict",
+                "options": {
+                    "patterns": {"type": "list", "elements": "path", "required": True},
+                    "except": {"type": "list", "elements": "path", "default": []},
+                },
+            },
             "apply": {"type": "list", "elements": "str", "default": []},
             "services": {"type": "list", "elements": "str", "default": []},
         },
@@ -114,12 +138,14 @@ def main() -> None:
     seen = {Path(options["dest"]): (state(Path(options["dest"])), options) for options in files}
     changes = {path: (old, opt) for path, (old, opt) in seen.items() if old != wanted(opt)}
     stamp = STAMPS / hashlib.sha256(" ".join([*apply, *map(str, seen)]).encode()).hexdigest()[:16]
-    pending = bool(apply) and (bool(changes) or stamp.exists())
+    gone = surplus(module.params["remove"])
+    pending = bool(apply) and (bool(changes or gone) or stamp.exists())
     to_start = start_commands(module.params["services"], module)
     result = {
-        "changed": bool(changes or pending or to_start),
-        "files": sorted(map(str, changes)),
-        "diff": [difference(path, old, wanted(opt)) for path, (old, opt) in changes.items()],
+        "changed": bool(changes or gone or pending or to_start),
+        "files": sorted(map(str, [*changes, *gone])),
+        "diff": [difference(path, old, wanted(opt)) for path, (old, opt) in changes.items()]
+        + [{"prepared": f"{path}: removed\n"} for path in gone],
     }
     if module.check_mode:
         module.exit_json(**result)
@@ -128,6 +154,8 @@ def main() -> None:
         stamp.write_text("\n".join(apply) + "\n")
     for path, (_, options) in changes.items():
         write(path, wanted(options), options["validate"], module)
+    for path in gone:
+        remove(path, module)
     if pending:
         for command in apply:
             run(command, module)

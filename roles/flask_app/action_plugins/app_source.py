@@ -1,19 +1,28 @@
-"""Read an application's source on the control node, and bring it to the host."""
+"""Read an application's source on the control node, and bring it to the host.
+
+A source is a folder, a tarball (a file or a URL) or a git repository (a URL, at a version).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import tarfile
 import tempfile
 from pathlib import Path
 
 from ansible.errors import AnsibleActionFail
+from ansible.module_utils.urls import open_url
 from ansible.plugins.action import ActionBase
 
 # Left behind where no git says what belongs to the source.
 LEFT_BEHIND = {".git", ".venv", "venv", "__pycache__", "node_modules", "instance", ".pytest_cache"}
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slipway"
+TARBALL = re.compile(r"\.(tar|tar\.gz|tgz|tar\.xz|tar\.bz2)(#.*)?$")
+GIT = re.compile(r"^(git\+|git@|git://|ssh://|file://)|\.git$")
+GIT_SECONDS = 300
 
 
 def git(source: Path, *arguments: str) -> str | None:
@@ -76,35 +85,209 @@ def revision(source: Path) -> str:
     return head.strip() + ("-dirty" if git(source, "status", "--porcelain", "--", ".") else "")
 
 
+class Folder:
+    """A folder on this computer."""
+
+    def __init__(self, source: str, version: str, subfolder: str):
+        self.path = Path(source).expanduser().resolve() / subfolder
+        if not self.path.is_dir():
+            raise AnsibleActionFail(
+                f"{self.path} is not a folder.\nSeen in: flask_app_source.\n"
+                "Allowed: a folder or a tarball on this computer, a URL of a tarball, a git URL.\n"
+                "Fix: correct site_app_source in your inventory."
+            )
+        if version:
+            raise AnsibleActionFail(
+                f"{self.path} is a folder, which has no versions.\nSeen in: flask_app_version.\n"
+                "Allowed: a version only with a git URL.\n"
+                f"Fix: remove flask_app_version, or write git+file://{self.path}."
+            )
+        self.names = source_files(self.path)
+        if not self.names:
+            raise AnsibleActionFail(
+                f"{self.path} has no files.\nSeen in: flask_app_source.\nAllowed: a folder with "
+                "files that git does not ignore.\nFix: correct site_app_source in your inventory."
+            )
+        self.id = content_id(self.path, self.names)
+        self.revision, self.version, self.pin = revision(self.path), "", ""
+        self.bytes = sum((self.path / name).lstat().st_size for name in self.names)
+
+    def pack(self, archive: Path) -> None:
+        """Pack the source."""
+        with tarfile.open(archive, mode="w:gz", compresslevel=6) as packed:
+            for name in self.names:
+                packed.add(self.path / name, name, recursive=False)
+
+
+class Tarball:
+    """A tarball on this computer or at a URL; a single folder that holds all is left out."""
+
+    def __init__(self, source: str, version: str, subfolder: str):
+        place, _, wanted = source.partition("#sha256=")
+        self.path = self._fetch(place, wanted) if "://" in place else Path(place).expanduser()
+        if not self.path.is_file():
+            raise AnsibleActionFail(
+                f"There is no {self.path}.\nSeen in: flask_app_source.\n"
+                "Allowed: a tarball on this computer.\n"
+                "Fix: correct site_app_source in your inventory."
+            )
+        digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        if wanted and digest != wanted:
+            raise AnsibleActionFail(
+                f"{place} is not what it should be.\nSeen in: its SHA-256, {digest}.\n"
+                f"Allowed: {wanted}.\nFix: correct what stands after #sha256= in site_app_source."
+            )
+        self.id = hashlib.sha256(f"{digest} {subfolder}".encode()).hexdigest()
+        self.revision = digest[:12]
+        self.version, self.pin = Path(place).name, version
+        with tarfile.open(self.path) as archive:
+            members = archive.getmembers()
+        tops = {member.name.partition("/")[0] for member in members}
+        alone = len(tops) == 1 and any("/" in member.name for member in members)
+        self.prefix = "/".join([*(tops if alone else ()), *filter(None, [subfolder.strip("/")])])
+        self.bytes = sum(member.size for member in members)
+
+    @staticmethod
+    def _fetch(url: str, wanted: str) -> Path:
+        name = hashlib.sha256(f"{url} {wanted}".encode()).hexdigest()[:16]
+        path = CACHE / "tarballs" / f"{name}-{Path(url).name}"
+        if not (wanted and path.exists()):  # without a hash it may have changed
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                content = open_url(url, timeout=60).read()
+            except OSError as error:
+                raise AnsibleActionFail(
+                    f"{url} cannot be fetched: {error}.\nSeen in: flask_app_source.\n"
+                    "Allowed: a URL that this computer reaches.\n"
+                    "Fix: correct site_app_source in your inventory, or mend the network."
+                ) from None
+            new = path.with_suffix(f".{os.getpid()}")
+            new.write_bytes(content)
+            new.rename(path)
+        return path
+
+    def pack(self, archive: Path) -> None:
+        """Pack the source, without the folder that holds all."""
+        with tarfile.open(self.path) as given, tarfile.open(archive, mode="w:gz") as packed:
+            for member in given:
+                inner = member.name
+                if self.prefix:
+                    if not inner.startswith(f"{self.prefix}/"):
+                        continue
+                    inner = inner[len(self.prefix) + 1 :]
+                # Refuses what would be written elsewhere: absolute names, .., devices.
+                safe = tarfile.data_filter(member.replace(name=inner, deep=False), ".")
+                packed.addfile(safe, given.extractfile(member) if member.isreg() else None)
+
+
+class Repository:
+    """A git repository at a tag, a branch or a revision; fetched here, where the keys are."""
+
+    def __init__(self, source: str, version: str, subfolder: str):
+        self.url = source.removeprefix("git+")
+        self.shown = re.sub(r"//[^/@]*@", "//", self.url)  # without a password
+        name = hashlib.sha256(self.url.encode()).hexdigest()[:16]
+        self.folder = CACHE / "git" / name
+        self.commit = self._commit(version) if re.fullmatch(r"[0-9a-f]{40}", version) else ""
+        if not self.commit:
+            self._fetch()
+            self.commit = self._commit(version or "HEAD")
+        if not self.commit:
+            known = (self._git("tag") or "").split()[-5:]
+            raise AnsibleActionFail(
+                f"{self.shown} has no {version}.\nSeen in: flask_app_version.\n"
+                f"Allowed: a tag, a branch or a revision; its last tags: {', '.join(known)}.\n"
+                "Fix: correct flask_app_version, or push what it names."
+            )
+        self.tree = f"{self.commit}:{subfolder.strip('/')}"
+        self.id = (self._git("rev-parse", self.tree) or "").strip()
+        if not self.id:
+            raise AnsibleActionFail(
+                f"{self.shown} has no folder {subfolder} at {self.commit[:12]}.\n"
+                "Seen in: flask_app_subfolder.\nAllowed: a folder of the repository.\n"
+                "Fix: correct flask_app_subfolder."
+            )
+        if self._git("cat-file", "-e", f"{self.commit}:.gitmodules") is not None:
+            raise AnsibleActionFail(
+                f"{self.shown} has submodules.\nSeen in: .gitmodules.\nAllowed: a repository "
+                "without.\nFix: clone it with --recurse-submodules and name the folder."
+            )
+        self.revision, self.version, self.pin = self.commit[:12], version, self.commit
+        sizes = (self._git("ls-tree", "-r", "-l", self.tree) or "").splitlines()
+        self.bytes = sum(int(line.split()[3]) for line in sizes if line.split()[3].isdigit())
+
+    def _git(self, *arguments: str, into: Path | None = None) -> str | None:
+        options = ["-C", self.folder] if self.folder.exists() else []
+        environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
+        environment.setdefault("GIT_SSH_COMMAND", "ssh -o BatchMode=yes")
+        done = subprocess.run(
+            ["git", *options, *arguments],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=GIT_SECONDS,
+        )
+        self.said = re.sub(r"//[^/@]*@", "//", done.stderr.strip())
+        return done.stdout if done.returncode == 0 else None
+
+    def _commit(self, version: str) -> str:
+        if not self.folder.exists():
+            return ""
+        return (
+            self._git("rev-parse", "--verify", "--quiet", f"{version}^{{commit}}") or ""
+        ).strip()
+
+    def _fetch(self) -> None:
+        if self.folder.exists():
+            refs = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
+            done = self._git("fetch", "--quiet", "--prune", "--force", self.url, *refs)
+        else:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            done = self._git("clone", "--quiet", "--bare", self.url, str(self.folder))
+        if done is None:
+            raise AnsibleActionFail(
+                f"{self.shown} cannot be fetched.\nSeen in: git said: {self.said}\n"
+                "Allowed: a repository that this computer may read without being asked.\n"
+                "Fix: correct site_app_source, or give this computer a key (ssh-add)."
+            )
+
+    def pack(self, archive: Path) -> None:
+        """Pack the source at its revision."""
+        if self._git("archive", "--format=tar.gz", f"--output={archive}", self.tree) is None:
+            raise AnsibleActionFail(f"{self.shown} cannot be packed: {self.said}")
+
+
+def read(source: str, version: str, subfolder: str) -> Folder | Tarball | Repository:
+    """Find out what kind of source this is, and look at it."""
+    kind = Repository if GIT.search(source) else Tarball if TARBALL.search(source) else Folder
+    return kind(source, version, subfolder)
+
+
 class ActionModule(ActionBase):
-    """`source` alone tells id and revision; with `dest` the source is packed and brought there."""
+    """Tell what the source is; with `dest`, pack it and bring it to the host."""
 
     TRANSFERS_FILES = True
 
     def run(self, tmp=None, task_vars=None):
-        """Return `id` (SHA-256 of the content), `revision` and `files` (their number)."""
+        """Return `id` (of the content), `revision`, `version`, `pin` (the same again), `bytes`."""
         super().run(tmp, task_vars)
-        source = Path(self._task.args["source"]).expanduser().resolve()
-        if not source.is_dir():
+        arguments = self._task.args
+        try:
+            source = read(arguments["source"], arguments["version"], arguments["subfolder"])
+        except FileNotFoundError as error:
+            raise AnsibleActionFail(f"{error.filename} is not installed here.") from None
+        except subprocess.TimeoutExpired as late:
+            raise AnsibleActionFail(f"git took more than {late.timeout:.0f} s.") from None
+        names = ("id", "revision", "version", "pin", "bytes")
+        result = {"changed": False, **{name: getattr(source, name) for name in names}}
+        if source.id != arguments.get("id", source.id):
             raise AnsibleActionFail(
-                f"{source} is not a folder.\nSeen in: flask_app_source.\n"
-                "Allowed: the folder of a Flask application on this computer.\n"
-                "Fix: correct site_app_source in your inventory."
+                "The source was changed while it was released.\nFix: run again."
             )
-        names = source_files(source)
-        if not names:
-            raise AnsibleActionFail(
-                f"{source} has no files.\nSeen in: flask_app_source.\nAllowed: a folder with files "
-                "that git does not ignore.\nFix: correct site_app_source in your inventory."
-            )
-        result = {"changed": False, "id": content_id(source, names), "files": len(names)}
-        result["revision"] = revision(source)
-        if destination := self._task.args.get("dest"):
-            with tempfile.NamedTemporaryFile(suffix=".tar.gz") as packed:
-                with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=6) as archive:
-                    for name in names:
-                        archive.add(source / name, name, recursive=False)
-                packed.flush()
-                self._transfer_file(packed.name, destination)
+        if destination := arguments.get("dest"):
+            with tempfile.TemporaryDirectory() as folder:
+                archive = Path(folder, "source.tar.gz")
+                source.pack(archive)
+                self._transfer_file(str(archive), destination)
             result["changed"] = True
         return result

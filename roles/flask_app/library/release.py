@@ -3,319 +3,173 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import os
-import re
-import secrets
-import shlex
-import shutil
-import socket
 import time
-from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.releases import Application, ReleaseError, replace_symlink, run, text_hash
+from ansible.module_utils.release_build import build
+from ansible.module_utils.release_lock import WAIT_SECONDS, LockHeldError, ReleaseLock
+from ansible.module_utils.release_plan import listed, need_disk, plan
+from ansible.module_utils.release_schema import migrate
+from ansible.module_utils.release_switch import roll_back, start, switch
+from ansible.module_utils.releases import Application, ReleaseError
 
 
-def plan(app: Application, options: dict, check_mode: bool) -> dict:
-    """Compare what should run with what runs, and name the next release if they differ."""
-    left_behind = [] if check_mode else app.remove_incomplete() + app.stop_all_but(app.current())
-    environment = app.configuration / "environment"
-    fingerprint = {
-        "source": options["source_id"],
-        "environment": text_hash(environment),
-        "gunicorn.conf.py": text_hash(app.configuration / "gunicorn.conf.py"),
-        "unit": text_hash(Path("/etc/systemd/system", f"{app.name}@.service")),
-        "requirements": options["requirements"],
-        "psycopg2": options["psycopg2"],
-        "python": run([options["python"], "--version"]).strip(),
-    }
-    current = app.current()
-    before = app.manifest(current).get("fingerprint", {})
-    differing = [name for name, value in fingerprint.items() if before.get(name) != value]
-    reasons = [f"{name} changed" for name in differing]
-    if not current:
-        reasons = ["first release"]
-    elif not reasons and not app.is_active(current):
-        reasons = [f"{app.unit(current)} does not run"]
-    now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    release = f"{now}-{options['source_id'][:7]}"
-    return {
-        "changed": bool(reasons or left_behind),
-        "needed": bool(reasons),
-        "reasons": reasons,
+def build_new(app: Application, lock: ReleaseLock) -> dict:
+    """Build the release that was planned."""
+    build(app, lock.content)
+    return {}
+
+
+def migrate_database(app: Application, lock: ReleaseLock) -> dict:
+    """Migrate, if the application has a command for it."""
+    settings = lock.content["settings"]["migration"]
+    return migrate(app, lock.content["release"], settings) if settings["command"] else {}
+
+
+def start_new(app: Application, lock: ReleaseLock) -> dict:
+    """Start the release that was built."""
+    start(app, lock.content["release"], lock.content["settings"]["gate"])
+    return {}
+
+
+def switch_to_new(app: Application, lock: ReleaseLock) -> dict:
+    """Switch to the release that was built, prune, and write the log."""
+    release, settings = lock.content["release"], lock.content["settings"]
+    switch(app, release, settings["drain_seconds"])
+    return {"pruned": app.prune(settings["keep"])}
+
+
+def finish(app: Application, lock: ReleaseLock, action: str, **facts) -> dict:
+    """Write the log and give the lock back; return what the person who released wants to know."""
+    release = lock.content["release"]
+    result = {
+        "action": action,
         "release": release,
-        "folder": str(app.folder(release)),
-        "current": current,
-        "fingerprint": fingerprint,
-        "removed": left_behind,
+        "revision": app.manifest(release).get("revision", ""),
+        "seconds": lock.content.get("seconds", {}),
+        **facts,
     }
+    app.write_log(by=lock.content["holder"], **result)
+    lock.give_back()
+    return result
 
 
-def install_uv(app: Application, options: dict) -> dict:
-    """Install uv, once for all applications, with the pip that Debian carries as a wheel."""
-    folder = Path(options["uv"]).parents[1]
-    if folder.exists():
-        return {"changed": False}
-    wheels = sorted(Path("/usr/share/python-wheels").glob("pip-*.whl"))
-    if not wheels:
-        raise ReleaseError(
-            "There is no pip on this host.\nSeen in: /usr/share/python-wheels.\n"
-            "Allowed: the package python3-pip-whl.\nFix: run site.yml; its role base installs it."
-        )
-    wheel = wheels[-1]
-    new = folder.with_name(f"{folder.name}.new")
-    shutil.rmtree(new, ignore_errors=True)
-    command = ["python3", "-m", "pip", "install", "--quiet", "--no-cache-dir", "--no-deps",
-               "--require-hashes", "--target", str(new), "--requirement", "/dev/stdin"]  # fmt: skip
-    run(command, input=options["uv_requirement"], env={**os.environ, "PYTHONPATH": str(wheel)})
-    new.rename(folder)
-    return {"changed": True}
-
-
-def write_environment(app: Application, release: str, revision: str) -> None:
-    """Give the release its own copy of the environment, with the secret key and its own name."""
-    secret = app.configuration / "secret_key"
-    if not secret.exists():
-        new = secret.with_suffix(".new")
-        new.touch(mode=0o600)
-        new.write_text(secrets.token_urlsafe(48))
-        new.rename(secret)
-    lines = [
-        (app.configuration / "environment").read_text(),
-        f'RELEASE_ID="{release}"\nRELEASE_REVISION="{revision}"\n',
-    ]
-    if not re.search(r"^SECRET_KEY=", lines[0], re.MULTILINE):
-        lines.append(f'SECRET_KEY="{secret.read_text()}"\n')
-    path = app.folder(release) / "environment"
-    path.touch(mode=0o640)
-    path.write_text("".join(lines))
-    os.chown(path, 0, app.owner()[1])
-
-
-def reusable_virtualenv(app: Application, wanted: dict) -> Path | None:
-    """Find the virtualenv of the current release if it was made from the same things."""
-    current = app.current()
-    made_from = app.manifest(current).get("virtualenv")
-    return app.folder(current) / "venv" if current and made_from == wanted else None
-
-
-def make_virtualenv(app: Application, release: str, options: dict) -> dict:
-    """Fill the release's virtualenv from its lock file, or from the current release's if equal.
-
-    It is filled as the application's user, since building a package runs the package's own code,
-    and belongs to root afterwards.
-
-    :returns: what it was made from, for the next release to compare.
-    :raises ReleaseError: where the lock file is missing or a package cannot be had.
-    """
-    folder = app.folder(release)
-    lock, virtualenv = folder / "source" / options["requirements"], folder / "venv"
-    if not lock.is_file():
-        raise ReleaseError(
-            f"The source has no {options['requirements']}.\nSeen in: flask_app_requirements.\n"
-            "Allowed: a lock file in the source folder.\n"
-            "Fix: uv pip compile --generate-hashes requirements.in -o requirements.txt"
-        )
-    wanted = {
-        "lock": text_hash(lock),
-        "psycopg2": options["psycopg2"],
-        "python": options["fingerprint"]["python"],
-    }
-    old = reusable_virtualenv(app, wanted)
-    if old:
-        run(["cp", "--archive", "--link", str(old), str(virtualenv)])
-        return wanted
-    user, group = app.owner()
-    virtualenv.mkdir()
-    os.chown(virtualenv, user, group)
-    environment = {
-        **os.environ,
-        "HOME": str(app.cache),
-        "UV_CACHE_DIR": str(app.cache / "uv"),
-        "UV_LINK_MODE": "copy",  # a link into the cache would let the application change its code
-        "UV_NO_CONFIG": "1",
-        "UV_PYTHON_DOWNLOADS": "never",
-        "UV_SYSTEM_CERTS": "1",
-    }
-    as_user = {"user": user, "group": group, "extra_groups": [], "cwd": app.cache}
-    as_user["env"] = environment
-    uv = options["uv"]
-    run([uv, "venv", "--quiet", "--allow-existing", "--relocatable", "--python", options["python"],
-         str(virtualenv)], **as_user)  # fmt: skip
-    flags = ["--compile-bytecode", "--python", str(virtualenv / "bin/python")]
-    if "--hash=" in lock.read_text():
-        flags.append("--require-hashes")
-    if options["psycopg2"] == "source":
-        flags += ["--no-binary", "psycopg2-binary"]
-    run([uv, "pip", "sync", "--quiet", *flags, str(lock)], **as_user)
-    run(["chown", "--recursive", "--no-dereference", "root:root", str(virtualenv)])
-    run(["chmod", "--recursive", "go-w", str(virtualenv)])
-    return wanted
-
-
-def build(app: Application, options: dict) -> dict:
-    """Unpack the source, make the virtualenv, copy the configuration, and seal the release."""
-    release, folder = options["release"], app.folder(options["release"])
-    archive = folder.with_name(f"{release}.tar.gz")
-    source = folder / "source"
-    source.mkdir(parents=True)
-    unpack = ["tar", "--extract", "--gzip", "--no-same-owner"]
-    run([*unpack, f"--file={archive}", f"--directory={source}"])
-    run(["chmod", "--recursive", "u=rwX,go=rX", str(source)])
-    made_from = make_virtualenv(app, release, options)
-    # -S: a .pth file of the virtualenv would run its code, here as root.
-    run([options["python"], "-I", "-S", "-m", "compileall", "-q", str(source)])
-    write_environment(app, release, options["revision"])
-    shutil.copyfile(app.configuration / "gunicorn.conf.py", folder / "gunicorn.conf.py")
-    (folder / "gunicorn.sock").symlink_to(app.socket(release))
-    manifest = {
-        "release": release,
-        "revision": options["revision"],
-        "fingerprint": options["fingerprint"],
-        "virtualenv": made_from,
-    }
-    (folder / "release.json").write_text(json.dumps(manifest, indent=2) + "\n")
-    archive.unlink()
-    return {"changed": True}
-
-
-def check(app: Application, options: dict) -> dict:
-    """Import the application in its own environment, before anything depends on it."""
-    configuration = app.folder(options["release"]) / "gunicorn.conf.py"
-    command = ["python", "-m", "gunicorn", "--check-config", "--config", str(configuration)]
-    app.run_in_release(options["release"], command, 60)
-    return {"changed": False}
-
-
-def migrate(app: Application, options: dict) -> dict:
-    """Bring the schema to what the release expects; waits for locks only as long as allowed."""
-    limits = f"-c lock_timeout={options['lock_timeout_seconds']}s -c statement_timeout=0"
-    command = shlex.split(options["command"])
-    output = app.run_in_release(
-        options["release"], command, options["timeout_seconds"], PGOPTIONS=limits
-    )
-    return {"changed": True, "output": output.splitlines()}
-
-
-class UnixConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: Path, timeout: float):
-        super().__init__("localhost", timeout=timeout)
-        self.path = str(path)
-
-    def connect(self) -> None:
-        """Connect to the socket instead of to a host."""
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.path)
-
-
-def ask_health(path: Path, options: dict) -> str:
-    """Ask an instance once; return "" if it may take traffic, or what is in the way."""
-    connection = UnixConnection(path, timeout=5)
-    headers = {"Host": options["host_header"], "X-Forwarded-Proto": "https"}
-    try:
-        connection.request("GET", options["health_path"], headers=headers)
-        answer = connection.getresponse()
-        body = answer.read(500).decode(errors="replace")
-        said = f"{options['health_path']} said {answer.status}: {body}"
-        return "" if answer.status == 200 else said
-    except (OSError, http.client.HTTPException) as error:
-        return f"{options['health_path']}: {error}"
-    finally:
-        connection.close()
-
-
-def start(app: Application, options: dict) -> dict:
-    """Start the release beside the one that serves, and wait until it may take traffic."""
-    release = options["release"]
-    began = time.monotonic()
-    try:
-        run(["systemctl", "start", app.unit(release)], timeout=options["timeout_seconds"] + 10)
-    except ReleaseError:
-        raise ReleaseError(f"{app.unit(release)} did not start.") from None
-    while problem := ask_health(app.socket(release), options):
-        if time.monotonic() - began > options["timeout_seconds"]:
-            raise ReleaseError(f"Not healthy after {options['timeout_seconds']} s. {problem}")
-        time.sleep(0.1)
-    return {"changed": True, "seconds": round(time.monotonic() - began, 2)}
-
-
-def switch(app: Application, options: dict) -> dict:
-    """Let all new requests go to the release; then stop what served before, and prune."""
-    release = options["release"]
-    before = app.current()
-    # Enabled first: whenever the power goes, what `current` names starts at boot.
-    run(["systemctl", "enable", "--quiet", app.unit(release), f"{app.name}.target"])
-    run(["systemctl", "start", f"{app.name}.target"])
-    replace_symlink(app.current_link, app.folder(release))
-    if before:
-        time.sleep(options["drain_seconds"])
-    app.stop_all_but(release)
-    pruned = [old for old in app.releases() if old != release][: -(options["keep"] - 1)]
-    for old in pruned:
-        app.remove(old)
-    return {"changed": True, "pruned": pruned}
-
-
-def abort(app: Application, options: dict) -> dict:
+def abort(app: Application, lock: ReleaseLock, failed: str) -> dict:
     """Remove a release that did not become current; return what its instance last said."""
-    release = options["release"]
+    release = lock.content["release"]
     journal = app.journal(release)
     if app.current() != release:
         app.remove(release)
-    return {"changed": True, "journal": journal, "serving": app.current() or "nothing yet"}
+    serving = app.current()
+    result = finish(app, lock, "failed", phase=failed, serving=serving or "nothing yet")
+    return {**result, "journal": journal}
 
 
 PHASES = {
-    "install_uv": install_uv,
-    "build": build,
-    "check": check,
-    "migrate": migrate,
-    "start": start,
-    "switch": switch,
-    "abort": abort,
+    "build": build_new,
+    "migrate": migrate_database,
+    "start": start_new,
+    "switch": switch_to_new,
 }
+
+
+def begin(app: Application, lock: ReleaseLock, options: dict) -> dict:
+    """Take the lock, clean up after a run that was killed, and plan."""
+    took_over = lock.take(options["holder"], options["gone"])
+    lock.write(phase="plan")
+    removed = app.remove_incomplete() + app.stop_all_but(app.current())
+    result = plan(app, options["settings"])
+    result |= {"changed": bool(result["needed"] or removed), "removed": removed}
+    if not result["needed"]:
+        lock.give_back()
+        return {**result, "took_over": took_over}
+    try:
+        need_disk(app, options["settings"])
+    except ReleaseError:
+        lock.give_back()
+        raise
+    facts = {name: result[name] for name in ("release", "fingerprint")}
+    lock.write(settings=options["settings"], seconds={}, **facts)
+    return {**result, "took_over": took_over}
+
+
+def go_back(app: Application, lock: ReleaseLock, options: dict) -> dict:
+    """Take the lock, roll back, and give it back whatever happens."""
+    took_over = lock.take(options["holder"], options["gone"])
+    lock.write(phase="rollback")
+    began = time.monotonic()
+    try:
+        result = roll_back(app, options["settings"])
+    except ReleaseError:
+        lock.give_back()
+        raise
+    lock.write(release=result["release"], seconds={"rollback": seconds_since(began)})
+    done = finish(app, lock, "rolled back", rolled_back_from=result["before"])
+    return {**done, "changed": True, "took_over": took_over}
+
+
+def seconds_since(began: float) -> float:
+    """Return the seconds since a reading of the monotonic clock."""
+    return round(time.monotonic() - began, 2)
+
+
+def perform(app: Application, lock: ReleaseLock, options: dict) -> dict:
+    """Do one phase, alone on this host."""
+    phase = options["phase"]
+    if phase == "plan":
+        return begin(app, lock, options)
+    if phase == "rollback":
+        return go_back(app, lock, options)
+    if phase == "unlock":
+        held = lock.content
+        lock.give_back()
+        return {"changed": bool(held), "held": held}
+    lock.must_belong_to(options["holder"])
+    if phase == "abort":
+        return {"changed": True, **abort(app, lock, lock.content["phase"])}
+    lock.write(phase=phase)
+    began = time.monotonic()
+    result = PHASES[phase](app, lock)
+    lock.write(seconds={**lock.content["seconds"], phase: seconds_since(began)})
+    if phase == "switch":
+        result |= finish(app, lock, "released")
+    return {"changed": True, **result}
 
 
 def main() -> None:
     """Run the phase that the task names."""
-    text, number = {"type": "str"}, {"type": "int"}
     module = AnsibleModule(
         argument_spec={
-            "phase": {"type": "str", "required": True, "choices": ["plan", *PHASES]},
+            "phase": {
+                "type": "str",
+                "required": True,
+                "choices": ["plan", *PHASES, "abort", "rollback", "list", "unlock"],
+            },
             "app": {"type": "str", "required": True},
-            "release": text,
-            "source_id": text,
-            "revision": text,
-            "requirements": text,
-            "psycopg2": text,
-            "python": text,
-            "uv": text,
-            "uv_requirement": text,
-            "fingerprint": {"type": "dict"},
-            "command": text,
-            "timeout_seconds": number,
-            "lock_timeout_seconds": number,
-            "health_path": text,
-            "host_header": text,
-            "drain_seconds": number,
-            "keep": number,
+            "settings": {"type": "dict", "default": {}},
+            "holder": {"type": "dict"},
+            "gone": {"type": "dict"},
         },
         supports_check_mode=True,
     )
-    app, phase = Application(module.params["app"]), module.params["phase"]
+    options = module.params
+    app = Application(options["app"])
     try:
-        if phase == "plan":
-            result = plan(app, module.params, module.check_mode)
+        if options["phase"] == "list":
+            result = {"releases": listed(app)}
+        elif module.check_mode:
+            result = plan(app, options["settings"]) if options["phase"] == "plan" else {}
+            result["changed"] = result.get("needed", True)
         else:
-            result = PHASES[phase](app, module.params)
+            wait = WAIT_SECONDS if options["gone"] else 0
+            with ReleaseLock(app.root / "release.lock", app.name).alone(wait) as lock:
+                result = perform(app, lock, options)
+    except LockHeldError as error:
+        module.fail_json(msg=str(error), lock=error.lock)
     except ReleaseError as error:
         module.fail_json(msg=str(error))
-    module.exit_json(**result)
+    module.exit_json(**json.loads(json.dumps(result)))
 
 
 if __name__ == "__main__":

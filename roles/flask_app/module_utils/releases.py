@@ -1,8 +1,8 @@
 """Where the releases of an application stand on its host, and what is known of each.
 
 A release is a folder /srv/APP/releases/ID with `source`, `venv`, `environment`, `gunicorn.conf.py`,
-`gunicorn.sock` (a symlink to where its instance listens) and, once it is complete, `release.json`.
-The symlink /srv/APP/current is the one switch: nginx, people and the next run all follow it.
+`gunicorn.sock` (a symlink to where its instance listens) and `release.json`. The symlink
+/srv/APP/current is the one switch: nginx, people and the next run all follow it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import subprocess
 import time
 from pathlib import Path
 
+SYSTEMD = Path("/etc/systemd/system")
+
 
 class ReleaseError(Exception):
     """A phase failed; its text is for the person who released."""
@@ -30,22 +32,38 @@ def run(command: list[str], shown: str = "", **options) -> str:
     :raises ReleaseError: with the end of what it printed, where it fails or takes too long.
     """
     options.setdefault("stderr", subprocess.STDOUT)
-    shown = shown or " ".join(command)
+    options.setdefault("stdout", subprocess.PIPE)
+    shown = shown or " ".join(map(str, command))
     try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, **options)
+        done = subprocess.run(command, text=True, **options)
     except FileNotFoundError:
         raise ReleaseError(f"{command[0]} is not installed on this host.") from None
     except subprocess.TimeoutExpired as expired:
         raise ReleaseError(f"{shown} took more than {expired.timeout:.0f} s.") from None
     if done.returncode != 0:
-        last_lines = "\n".join(done.stdout.strip().splitlines()[-30:])
+        said = (done.stdout or "") + (done.stderr or "")
+        last_lines = "\n".join(said.strip().splitlines()[-30:])
         raise ReleaseError(f"{shown} ended with {done.returncode}:\n{last_lines}")
-    return done.stdout
+    return done.stdout or ""
 
 
-def text_hash(path: Path) -> str:
-    """Return the SHA-256 of a file, or "" where it is missing."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+def text_hash(*paths: Path) -> str:
+    """Return the SHA-256 over the content of files; a missing one counts as empty."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes() if path.exists() else b"")
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+def write_text(path: Path, text: str, mode: int = 0o644) -> None:
+    """Put a file in its place in one rename(2), and on the disk before that."""
+    new = path.with_name(f".{path.name}.new")
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    new.rename(path)
 
 
 def replace_symlink(link: Path, target: Path | str) -> None:
@@ -54,6 +72,11 @@ def replace_symlink(link: Path, target: Path | str) -> None:
     new.unlink(missing_ok=True)
     new.symlink_to(target)
     new.rename(link)
+
+
+def now() -> str:
+    """Return the time in UTC, as people and programs read it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 class Application:
@@ -65,18 +88,21 @@ class Application:
         self.configuration = Path("/etc", name)
         self.cache = Path("/var/cache", name)
         self.current_link = self.root / "current"
+        self.log = Path("/var/log/slipway", f"{name}.log")
+
+    # -- what there is
 
     def folder(self, release: str) -> Path:
         """Return the folder of a release, there or not."""
         return self.root / "releases" / release
 
-    def unit(self, release: str) -> str:
-        """Return the name of the systemd unit of a release."""
-        return f"{self.name}@{release}.service"
+    def archive(self, release: str) -> Path:
+        """Return the packed source of a release, there or not."""
+        return self.root / "releases" / f"{release}.tar.gz"
 
-    def socket(self, release: str) -> Path:
-        """Return the Unix socket that the instance of a release listens on."""
-        return Path("/run", self.name, f"{release}.sock")
+    def dump(self, release: str) -> Path:
+        """Return the dump of the database from before the migration of a release, or its place."""
+        return self.root / "dumps" / f"{release}.dump"
 
     def current(self) -> str:
         """Return the release that serves, or "" before the first."""
@@ -84,71 +110,143 @@ class Application:
         return os.path.basename(os.readlink(link)) if link.is_symlink() else ""
 
     def manifest(self, release: str) -> dict:
-        """Return what was recorded when a release was built; empty for one that is not complete."""
+        """Return what is recorded of a release; empty where nothing is."""
         path = self.folder(release) / "release.json"
         return json.loads(path.read_text()) if release and path.exists() else {}
 
-    def releases(self) -> list[str]:
-        """List the releases on this host, complete or not, oldest first."""
+    def record(self, release: str, /, **facts) -> None:
+        """Add to what is recorded of a release."""
+        manifest = {**self.manifest(release), **facts}
+        write_text(self.folder(release) / "release.json", json.dumps(manifest, indent=2) + "\n")
+
+    def folders(self) -> list[str]:
+        """List the releases that have a folder, complete or not, oldest first."""
         return sorted(path.name for path in (self.root / "releases").glob("*") if path.is_dir())
 
-    def instances(self) -> list[str]:
-        """List the releases whose instance runs, starts or has failed."""
-        query = ["systemctl", "list-units", "--all", "--plain", "--no-legend", self.unit("*")]
-        units = [line.split()[0] for line in run(query).splitlines()]
-        return [unit.partition("@")[2].removesuffix(".service") for unit in units]
-
-    def is_active(self, release: str) -> bool:
-        """Tell whether the instance of a release runs."""
-        question = ["systemctl", "--quiet", "is-active", self.unit(release)]
-        return subprocess.run(question).returncode == 0
-
-    def forget_failure(self, release: str) -> None:
-        """Let systemd forget that an instance failed, where it did."""
-        question = ["systemctl", "reset-failed", self.unit(release)]
-        subprocess.run(question, stderr=subprocess.DEVNULL)
-
-    def stop_all_but(self, release: str) -> list[str]:
-        """Stop every other instance, now and at boot; return those that there were."""
-        wants = Path("/etc/systemd/system", f"{self.name}.target.wants").glob(self.unit("*"))
-        enabled = [path.name.partition("@")[2].removesuffix(".service") for path in wants]
-        others = sorted({*enabled, *self.instances()} - {release})
-        for other in others:
-            run(["systemctl", "disable", "--now", "--quiet", self.unit(other)])
-            self.forget_failure(other)
-            self.socket(other).unlink(missing_ok=True)
-        return others
-
-    def journal(self, release: str, lines: int = 50) -> str:
-        """Return the last lines that the instance of a release wrote."""
-        command = ["journalctl", "--no-pager", "--output=cat", f"--lines={lines}"]
-        return run([*command, f"--unit={self.unit(release)}"]).strip()
-
-    def remove(self, release: str) -> None:
-        """Stop a release's instance and delete its folder, its socket and its source archive."""
-        stop = ["systemctl", "disable", "--now", "--quiet", self.unit(release)]
-        subprocess.run(stop, stderr=subprocess.DEVNULL)
-        self.forget_failure(release)
-        folder = self.folder(release)
-        # The manifest first: a folder that is half deleted is then seen to be incomplete.
-        (folder / "release.json").unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        self.socket(release).unlink(missing_ok=True)
-        folder.with_name(f"{release}.tar.gz").unlink(missing_ok=True)
-
-    def remove_incomplete(self) -> list[str]:
-        """Remove what an interrupted run left behind; return the releases concerned."""
-        complete = {release for release in self.releases() if self.manifest(release)}
-        packed = (self.root / "releases").glob("*.tar.gz")
-        archives = {path.name.removesuffix(".tar.gz") for path in packed}
-        incomplete = sorted((set(self.releases()) | archives) - complete - {self.current()})
-        for release in incomplete:
-            self.remove(release)
-        return incomplete
+    def releases(self) -> list[str]:
+        """List the releases that have served, oldest first."""
+        return [name for name in self.folders() if self.manifest(name).get("switched")]
 
     def owner(self) -> tuple[int, int]:
         """Return the user and group id of the application's system user."""
         return pwd.getpwnam(self.name).pw_uid, grp.getgrnam(self.name).gr_gid
+
+    def as_owner(self, **options) -> dict:
+        """Return the options with which a child process runs as the application's user."""
+        user, group = self.owner()
+        return {"user": user, "group": group, "extra_groups": [], "cwd": self.cache, **options}
+
+    def write_log(self, **facts) -> None:
+        """Add a line to the log of what was released, by whom and how it ended."""
+        self.log.parent.mkdir(mode=0o755, exist_ok=True)
+        with open(os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640), "a") as file:
+            file.write(json.dumps({"time": now(), **facts}) + "\n")
+
+    # -- its units
+
+    def unit(self, release: str, command: str = "") -> str:
+        """Return the systemd unit of a release: its gunicorn, or one of its commands."""
+        return f"{self.name}{'-' + command if command else ''}@{release}.service"
+
+    def units(self, release: str) -> list[str]:
+        """Return all units of a release; gunicorn first."""
+        commands = self.manifest(release).get("commands", [])
+        return [self.unit(release), *(self.unit(release, name) for name in commands)]
+
+    def unit_files(self) -> list[Path]:
+        """Return the unit files that a release runs under."""
+        own = [*SYSTEMD.glob(f"{self.name}@.service"), *SYSTEMD.glob(f"{self.name}.socket")]
+        return sorted([*own, *SYSTEMD.glob(f"{self.name}-*@.service")])
+
+    def socket(self, release: str) -> Path:
+        """Return the Unix socket that the instance of a release listens on."""
+        return Path(os.readlink(self.folder(release) / "gunicorn.sock"))
+
+    def new_socket(self, release: str) -> Path:
+        """Return where a new release will listen: the role gunicorn decides, by its unit files."""
+        is_shared = (SYSTEMD / f"{self.name}.socket").exists()
+        return Path("/run", self.name, f"{'shared' if is_shared else release}.sock")
+
+    def known_units(self) -> list[str]:
+        """List the units of any release that run, start, have failed or start at boot."""
+        patterns = [self.unit("*"), self.unit("*", "*")]
+        query = ["systemctl", "list-units", "--all", "--plain", "--no-legend", *patterns]
+        listed = {line.split()[0] for line in run(query).splitlines()}
+        wants = SYSTEMD / f"{self.name}.target.wants"
+        return sorted(listed | {path.name for pattern in patterns for path in wants.glob(pattern)})
+
+    def is_active(self, release: str) -> bool:
+        """Tell whether all units of a release run."""
+        question = ["systemctl", "is-active", *self.units(release)]
+        answer = subprocess.run(question, stdout=subprocess.PIPE, text=True).stdout
+        return set(answer.split()) == {"active"}
+
+    def signal(self, release: str, name: str) -> None:
+        """Send a signal to the gunicorn of a release, if it runs."""
+        command = ["systemctl", "kill", f"--signal={name}", self.unit(release)]
+        subprocess.run(command, stderr=subprocess.DEVNULL)
+
+    def stop(self, units: list[str], kill: bool = False) -> None:
+        """Stop units, now and at boot, and let systemd forget that they failed.
+
+        :param kill: do not wait for their requests: nobody was sent there.
+        """
+        if not units:
+            return
+        quiet = {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+        if kill:
+            subprocess.run(["systemctl", "kill", "--signal=SIGKILL", *units], **quiet)
+        subprocess.run(["systemctl", "stop", *units], **quiet)
+        subprocess.run(["systemctl", "disable", "--quiet", *units], **quiet)
+        subprocess.run(["systemctl", "reset-failed", *units], **quiet)
+        for unit in units:
+            # systemctl refuses to disable a unit whose file is gone.
+            (SYSTEMD / f"{self.name}.target.wants" / unit).unlink(missing_ok=True)
+            Path("/run", self.name, f"{release_of(unit)}.sock").unlink(missing_ok=True)
+
+    def stop_all_but(self, release: str) -> list[str]:
+        """Stop the units of every other release; return those that there were."""
+        kept = self.units(release) if release else []
+        others = [unit for unit in self.known_units() if unit not in kept]
+        self.stop(others)
+        return others
+
+    def journal(self, release: str, lines: int = 50) -> str:
+        """Return the last lines that the units of a release wrote."""
+        units = [f"--unit={self.unit(release)}", f"--unit={self.unit(release, '*')}"]
+        command = ["journalctl", "--no-pager", "--output=cat", f"--lines={lines}", *units]
+        return run(command).strip()
+
+    # -- taking away
+
+    def remove(self, release: str) -> None:
+        """Stop a release that nobody is sent to, and delete all that belongs to it."""
+        self.stop([unit for unit in self.known_units() if release_of(unit) == release], kill=True)
+        folder = self.folder(release)
+        # The record first: a folder that is half deleted is then seen to be incomplete.
+        (folder / "release.json").unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        self.archive(release).unlink(missing_ok=True)
+        self.dump(release).unlink(missing_ok=True)
+
+    def remove_incomplete(self) -> list[str]:
+        """Remove what an interrupted run left behind; return the releases concerned."""
+        archives = (self.root / "releases").glob("*.tar.gz")
+        packed = {path.name.removesuffix(".tar.gz") for path in archives}
+        incomplete = sorted({*self.folders(), *packed} - {*self.releases(), self.current()})
+        for release in incomplete:
+            self.remove(release)
+        return incomplete
+
+    def prune(self, keep: int) -> list[str]:
+        """Remove the oldest releases beyond `keep`, never the current one; return them."""
+        others = [release for release in self.releases() if release != self.current()]
+        pruned = others[: max(0, len(others) + 1 - keep)]
+        for release in pruned:
+            self.remove(release)
+        return pruned
+
+    # -- running something in a release
 
     def run_in_release(
         self, release: str, command: list[str], timeout_seconds: float, **environment: str
@@ -182,3 +280,8 @@ class Application:
         # env finds the command in the release's own PATH; systemd-run would look in root's.
         command_line = [*wait, *properties, *variables, "/usr/bin/env", *command]
         return run(command_line, shown=" ".join(command), timeout=timeout_seconds + 10)
+
+
+def release_of(unit: str) -> str:
+    """Return the release that a unit belongs to."""
+    return unit.partition("@")[2].removesuffix(".service")

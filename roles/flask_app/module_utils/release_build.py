@@ -1,0 +1,69 @@
+"""The folder of a release: source, virtualenv, environment and settings, sealed."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+
+from ansible.module_utils.releases import Application, now, run, write_text
+from ansible.module_utils.virtualenvs import install_uv, make_virtualenv
+
+
+def write_environment(app: Application, release: str, revision: str) -> None:
+    """Give the release its own copy of the environment, with the secret key and its own name."""
+    secret = app.configuration / "secret_key"
+    if not secret.exists():
+        write_text(secret, secrets.token_urlsafe(48), mode=0o600)
+    given = (app.configuration / "environment").read_text()
+    lines = [given, f'RELEASE_ID="{release}"\nRELEASE_REVISION="{revision}"\n']
+    if not re.search(r"^SECRET_KEY=", given, re.MULTILINE):
+        lines.append(f'SECRET_KEY="{secret.read_text()}"\n')
+    path = app.folder(release) / "environment"
+    write_text(path, "".join(lines), mode=0o640)
+    os.chown(path, 0, app.owner()[1])
+
+
+def build(app: Application, plan: dict) -> None:
+    """Unpack the source, make the virtualenv, copy the configuration, and see that it imports.
+
+    :param plan: what stands in the lock: `release`, `settings`, `fingerprint`, `holder`.
+    :raises ReleaseError: where a package cannot be had, or the application not be imported.
+    """
+    release, settings = plan["release"], plan["settings"]
+    install_uv(settings)
+    folder = app.folder(release)
+    source = folder / "source"
+    source.mkdir(parents=True)
+    unpack = ["tar", "--extract", "--gzip", "--no-same-owner"]
+    run([*unpack, f"--file={app.archive(release)}", f"--directory={source}"])
+    app.archive(release).unlink()
+    run(["chmod", "--recursive", "u=rwX,go=rX", str(source)])
+    made_from = make_virtualenv(app, release, settings, plan["fingerprint"]["python"])
+    # -S: a .pth file of the virtualenv would run its code, here as root.
+    compileall = [settings["python"], "-I", "-S", "-m", "compileall", "-q", str(source)]
+    run(compileall, shown="compileall")
+    write_environment(app, release, settings["source"]["revision"])
+    shutil.copyfile(app.configuration / "gunicorn.conf.py", folder / "gunicorn.conf.py")
+    (folder / "gunicorn.sock").symlink_to(app.new_socket(release))
+    app.record(
+        release,
+        release=release,
+        revision=settings["source"]["revision"],
+        version=settings["source"]["version"],
+        built=now(),
+        by=plan["holder"],
+        fingerprint=plan["fingerprint"],
+        commands=settings["commands"],
+        virtualenv=made_from,
+    )
+    if app.current():  # what cannot run must not get to touch the schema of what serves
+        must_import(app, release)
+
+
+def must_import(app: Application, release: str) -> None:
+    """Import the application in its own environment, before anything depends on it."""
+    configuration = app.folder(release) / "gunicorn.conf.py"
+    command = ["python", "-m", "gunicorn", "--check-config", "--config", str(configuration)]
+    app.run_in_release(release, command, 50)

@@ -1,0 +1,82 @@
+"""The gate: an instance may take traffic once it answers, and goes on answering."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from ansible.module_utils.releases import Application, ReleaseError
+
+POLL_SECONDS = 0.1
+WARM_UP_CLIENTS = 8
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path, timeout: float):
+        super().__init__("localhost", timeout=timeout)
+        self.path = str(path)
+
+    def connect(self) -> None:
+        """Connect to the socket instead of to a host."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+def ask(path: Path, gate: dict) -> str:
+    """Ask an instance once; return "" if it may take traffic, or what is in the way.
+
+    :param gate: `path`, `host` (the Host header), `highest_status` that counts as healthy.
+    """
+    connection = UnixConnection(path, timeout=5)
+    headers = {"Host": gate["host"], "X-Forwarded-Proto": "https"}
+    try:
+        connection.request("GET", gate["path"], headers=headers)
+        answer = connection.getresponse()
+        body = answer.read(500).decode(errors="replace")
+        said = f"GET {gate['path']} for {gate['host']} said {answer.status}: {body}"
+        return "" if 200 <= answer.status <= gate["highest_status"] else said
+    except (OSError, http.client.HTTPException) as error:
+        return f"GET {gate['path']}: {error}"
+    finally:
+        connection.close()
+
+
+def state(unit: str) -> dict[str, str]:
+    """Return what systemd says of a unit."""
+    command = ["systemctl", "show", "--property=ActiveState,SubState,Result,NRestarts", unit]
+    answer = subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout
+    return dict(line.split("=", 1) for line in answer.splitlines() if "=" in line)
+
+
+def must_live(unit: str) -> None:
+    """Refuse a unit that has ended, so that nobody waits for the deadline."""
+    seen = state(unit)
+    if seen["ActiveState"] in ("failed", "inactive") or seen["NRestarts"] != "0":
+        raise ReleaseError(f"{unit} ended ({seen['Result']}).")
+
+
+def wait_until_healthy(app: Application, release: str, gate: dict) -> None:
+    """Wait until the instance of a release answers, then warm it up: every answer must hold.
+
+    :raises ReleaseError: where it ends, or is not healthy after `gate["seconds"]`.
+    """
+    unit, path = app.unit(release), app.socket(release)
+    deadline = time.monotonic() + gate["seconds"]
+    while problem := ask(path, gate):
+        must_live(unit)
+        if time.monotonic() > deadline:
+            raise ReleaseError(f"{unit} is not healthy after {gate['seconds']} s. {problem}")
+        time.sleep(POLL_SECONDS)
+    with ThreadPoolExecutor(WARM_UP_CLIENTS) as clients:
+        problems = clients.map(lambda _: ask(path, gate), range(gate["warm_up_requests"]))
+    failed = [problem for problem in problems if problem]
+    if failed:
+        wrong = f"{len(failed)} of {gate['warm_up_requests']} requests"
+        raise ReleaseError(f"{unit} answered, but {wrong} of the warm-up failed. {failed[0]}")
