@@ -27,6 +27,7 @@ def start(app: Application, release: str, gate: dict) -> str:
     hand_over = before not in ("", release) and app.socket(before) == app.socket(release)
     try:
         if hand_over:
+            let_connections_go(app, before)
             run(["systemctl", "stop", *app.units(before)])
         start_units(app, release, gate)
     except ReleaseError:
@@ -53,14 +54,15 @@ def start_units(app: Application, release: str, gate: dict) -> None:
 def switch(app: Application, release: str, drain_seconds: float) -> None:
     """Let all new requests go to a release; then stop what served before."""
     before = app.current()
+    is_beside = before not in ("", release) and app.socket(before) != app.socket(release)
     # Enabled first: whenever the power goes, what `current` names starts at boot.
     run(["systemctl", "enable", "--quiet", *app.units(release), f"{app.name}.target"])
     run(["systemctl", "start", f"{app.name}.target"])
     app.record(release, switched=now(), rolled_back="")
-    if before not in ("", release):
+    if is_beside:
         let_connections_go(app, before)
     replace_symlink(app.current_link, app.folder(release))
-    if before and before != release:
+    if is_beside:
         time.sleep(drain_seconds)
     app.stop_all_but(release)
 

@@ -1,0 +1,151 @@
+"""Whatever is wrong with a new release: the old one answers throughout, and nothing of it stays."""
+
+import threading
+import time
+
+import pytest
+from conftest import on_server, releases, running
+
+testinfra_hosts = ["ansible://webapp"]
+LOCKED = "no-such-package-of-slipway==1.0 --hash=sha256:" + "0" * 64
+MIGRATION = """
+from alembic import op
+
+revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+
+
+def upgrade():
+    op.execute("CREATE TABLE half (id integer)")
+    raise RuntimeError("the second half is missing")
+"""
+# What is spoilt: file, text that is added to it, and what the person who deploys must read.
+SPOILT = {
+    "import_error": ("app.py", "\nimport no_such_module\n", "No module named 'no_such_module'"),
+    "syntax_error_in_lock_file": ("requirements.txt", "\n=== what is this\n", "requirements.txt"),
+    "dependency_that_does_not_exist": ("requirements.txt", f"\n{LOCKED}\n", "no-such-package-of"),
+    "health_says_500": (
+        "app.py",
+        "\napp.view_functions['health.ready'] = lambda: ('out of order', 500)\n",
+        "said 500: out of order",
+    ),
+    "hang_at_start": ("app.py", "\ntime.sleep(600)\n", "took more than"),
+    "missing_environment_variable": ("app.py", "\nos.environ['MUST_BE_SET']\n", "MUST_BE_SET"),
+    "worker_that_dies": (
+        "app.py",
+        "\nif os.environ.get('INVOCATION_ID') and 'gunicorn.arbiter' in sys.modules:\n"
+        "    print('the last words')\n    os._exit(1)\n",
+        "ended",
+    ),
+}
+
+
+@pytest.fixture
+def untouched(host, current, load):
+    """Expect that the same release serves, alone, and that nothing was left behind."""
+    before, folders = current(), releases()
+    answers = len(load.answers)
+    yield before
+    assert current() == before
+    assert running() == [before]
+    assert releases() == folders
+    assert on_server("cat /srv/webapp/release.lock") == ""
+    assert len(load.answers) > answers
+    assert load.releases() == [before]
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_broken_release_changes_nothing(host, name, spoilt, play, untouched):
+    file, text, expected = SPOILT[name]
+    spoilt.append(file, f"\nimport os, sys, time\n{text}" if file == "app.py" else text)
+    began = time.monotonic()
+    output = play(source=spoilt, fails=True)
+    assert time.monotonic() - began < 60
+    assert expected in output
+    assert f"Serving: {untouched}" in output
+
+
+def test_a_failed_migration_leaves_code_and_schema(host, spoilt, play, untouched, sql):
+    (spoilt.path / "migrations/versions/0002_half.py").write_text(MIGRATION)
+    output = play(source=spoilt, fails=True)
+    assert "the second half is missing" in output
+    assert "The schema is still at revision 0001." in output
+    assert sql("SELECT version_num FROM alembic_version") == "0001"
+    assert sql("SELECT to_regclass('half') IS NULL") == "t"
+
+
+def test_a_migration_that_waits_for_a_lock_gives_up(host, spoilt, play, untouched, sql):
+    (spoilt.path / "migrations/versions/0002_wait.py").write_text(
+        MIGRATION.replace("CREATE TABLE half (id integer)", "ALTER TABLE users ADD COLUMN x int")
+    )
+    holder = threading.Thread(
+        target=on_server,
+        args=(
+            "timeout 25 runuser -u postgres -- psql webapp -c "
+            "'BEGIN; LOCK TABLE users IN ACCESS SHARE MODE; SELECT pg_sleep(24)'",
+        ),
+    )
+    holder.start()
+    try:
+        assert "lock timeout" in play(source=spoilt, fails=True)
+    finally:
+        holder.join()
+
+
+def test_a_disk_that_cannot_hold_it_is_seen_before(host, good, play, untouched):
+    good.change()
+    on_server("fallocate -l $(($(stat -f -c '%a*%S' /srv) - 50000000)) /srv/filling")
+    try:
+        output = play(fails=True)
+    finally:
+        on_server("rm /srv/filling")
+    assert "Fix: free space" in output
+
+
+def test_a_disk_that_fills_up_meanwhile(host, spoilt, play, untouched):
+    spoilt.append("requirements.txt", "\n# another virtualenv\n")
+    fill = threading.Thread(
+        target=on_server,
+        args=(
+            "timeout 60 sh -c 'until test -d /srv/webapp/releases/*/source/../venv/lib64 && "
+            'grep -q "\\"build\\"" /srv/webapp/release.lock; do sleep 0.02; done; '
+            'fallocate -l $(($(stat -f -c "%a*%S" /srv) - 4096)) /srv/filling\'',
+        ),
+    )
+    fill.start()
+    try:
+        output = play(source=spoilt, fails=True)
+    finally:
+        fill.join()
+        on_server("rm -f /srv/filling")
+    assert "No space left on device" in output
+
+
+def test_the_last_words_of_the_instance_are_shown(host, spoilt, play, untouched):
+    spoilt.append(
+        "app.py",
+        "\nprint('before the end', flush=True)\n"
+        "app.view_functions['health.ready'] = lambda: ('no', 500)\n",
+    )
+    assert "before the end" in play(source=spoilt, fails=True)
+
+
+def test_a_dump_is_made_before_a_migration(host, spoilt, play, current, sql):
+    good_migration = MIGRATION.replace('    raise RuntimeError("the second half is missing")\n', "")
+    good_migration += '\n\ndef downgrade():\n    op.execute("DROP TABLE half")\n'
+    (spoilt.path / "migrations/versions/0002_whole.py").write_text(good_migration)
+    before = current()
+    play(source=spoilt)
+    dump = f"/srv/webapp/dumps/{current()}.dump"
+    assert on_server(f"stat -c '%a %U' {dump}") == "600 root"
+    assert "TABLE DATA public users" in on_server(f"pg_restore --list {dump}")
+    assert "half" not in on_server(f"pg_restore --list {dump}")
+    assert sql("SELECT version_num FROM alembic_version") == "0002"
+
+    # Going back would meet the new schema: refused, with both revisions, unless told to.
+    output = play("rollback-application", fails=True)
+    assert "was made for schema 0001; the database has 0002" in output
+    assert dump in output
+    play("rollback-application", flask_app_rollback_accepts_schema=True)
+    assert current() == before
+    sql("DROP TABLE half")
+    sql("UPDATE alembic_version SET version_num = '0001'")

@@ -1,0 +1,86 @@
+"""A run that is killed leaves the old release serving, and the next run needs no help."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+from conftest import on_server, releases, running
+
+testinfra_hosts = ["ansible://webapp"]
+PHASES = ["plan", "build", "migrate", "start", "switch"]
+
+
+def wait_for_phase(phase: str) -> None:
+    """Return once a run on the server has begun a phase."""
+    began = on_server(
+        f'timeout 60 sh -c \'until grep -q "\\"phase\\": \\"{phase}\\"" '
+        "/srv/webapp/release.lock; do sleep 0.01; done; echo began'",
+        seconds=70,
+    )
+    assert began == "began"
+
+
+def kill(process) -> None:
+    """Kill a run and all its children on this computer; what it does on the server goes on."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_killed_run_needs_no_help(host, phase, good, start, play, load, current):
+    good.change()
+    process = start()
+    wait_for_phase(phase)
+    kill(process)
+    output = play()
+    assert "that run is gone" in output
+    serving = current()
+    assert running() == [serving]
+    assert serving == max(name for name in releases())
+    for name in releases():  # neither archives nor what was half made
+        assert on_server(f"grep -c switched /srv/webapp/releases/{name}/release.json") == "1"
+    assert on_server("cat /srv/webapp/release.lock") == ""
+    assert "changed=0" in play()
+
+
+def test_the_second_of_two_deploys_says_who_is_first(host, good, start, play, current):
+    good.change()
+    first = start()
+    wait_for_phase("build")
+    output = play(fails=True)
+    user = os.environ.get("USER", "root")
+    assert f"{user}@{os.uname().nodename} (process {first.pid}) is releasing webapp" in output
+    assert "playbooks/unlock-application.yml" in output
+    printed, _ = first.communicate(timeout=120)
+    assert first.returncode == 0, printed
+    assert current() in printed
+
+
+def test_one_command_gives_back_the_lock_of_a_run_elsewhere(host, good, start, play):
+    good.change()
+    process = start()
+    wait_for_phase("migrate")
+    kill(process)
+    time.sleep(2)  # its phase on the server ends
+    lock = json.loads(on_server("cat /srv/webapp/release.lock"))
+    lock["holder"] |= {"computer": "another", "host": "laptop", "user": "ana"}
+    text = json.dumps(lock).replace("'", "")
+    on_server(f"echo '{text}' > /srv/webapp/release.lock")
+    assert "ana@laptop" in play(fails=True)
+    assert "It was locked by ana@laptop" in play("unlock-application")
+    play()
+
+
+def test_a_lock_from_before_a_restart_is_stale(host, good, start, play):
+    good.change()
+    process = start()
+    wait_for_phase("start")
+    kill(process)
+    time.sleep(2)
+    lock = json.loads(on_server("cat /srv/webapp/release.lock"))
+    lock["holder"]["computer"] = "another"
+    lock["boot"] = "an earlier one"
+    on_server(f"echo '{json.dumps(lock)}' > /srv/webapp/release.lock")
+    assert "the host was restarted since" in play()

@@ -1,0 +1,92 @@
+"""Users notice nothing of a deploy: no request fails, and the release changes at one moment."""
+
+import json
+import time
+
+from conftest import ADDRESS, on_server, releases, running
+from load import Load, slow_request, slow_upload
+
+testinfra_hosts = ["ansible://webapp"]
+DEPLOYS = 10
+
+
+def test_ten_deploys_lose_no_request(host, good, play, load, current):
+    served = []
+    for _ in range(DEPLOYS):
+        good.change()
+        slow = slow_request(ADDRESS, "/slow/3")  # in flight while the release changes
+        time.sleep(0.2)
+        output = play()
+        assert "To go back: ansible-playbook playbooks/rollback-application.yml" in output
+        assert "Seconds: build " in output
+        assert slow.result().status == 200
+        served.append(current())
+        assert running() == [served[-1]]
+    assert len(set(served)) == DEPLOYS
+    # The watcher saw each release once, in order: nothing flipped back.
+    assert load.releases()[-DEPLOYS:] == served
+    assert len(load.releases()) in (DEPLOYS, DEPLOYS + 1)
+    print(f"{DEPLOYS} deploys: {load.summary()}")
+
+
+def test_every_worker_runs_in_the_new_release(host, current):
+    release = current()
+    workers = on_server(f"systemctl show --property=MainPID --value webapp@{release}")
+    for pid in on_server(f"pgrep --parent {workers}").split():
+        assert on_server(f"readlink /proc/{pid}/cwd") == f"/srv/webapp/releases/{release}/source"
+        assert f"/releases/{release}/venv/" in on_server(f"tr '\\0' ' ' < /proc/{pid}/cmdline")
+
+
+def test_exactly_so_many_releases_are_kept(host, current):
+    kept = releases()
+    assert len(kept) == 5  # the default of flask_app_keep_releases
+    assert current() == max(kept)
+
+
+def test_long_requests_in_flight_finish(host, good, play, load):
+    good.change()
+    slow = slow_request(ADDRESS, "/slow/20")
+    body = json.dumps({"name": "Trần Thị Chậm"}).encode()
+    upload = slow_upload(ADDRESS, "/users", body, seconds=15)
+    time.sleep(0.2)
+    play()
+    assert slow.result().status == 200
+    assert json.loads(slow.result().body) == {"slept": 20}
+    assert upload.result().status == 201
+
+
+def test_a_knob_is_released_like_code(host, play, load, current):
+    before = current()
+    play(gunicorn_workers=3)
+    after = current()
+    assert after != before
+    assert load.releases()[-2:] == [before, after]
+    main = on_server(f"systemctl show --property=MainPID --value webapp@{after}")
+    assert len(on_server(f"pgrep --parent {main}").split()) == 3
+    play()  # back to the default
+
+
+def test_what_runs_is_not_released_again(host, play, current):
+    before = current()
+    output = play()
+    assert "changed=0" in output
+    assert current() == before
+
+
+def test_small_machines_release_one_after_the_other(host, good, play, current):
+    """Low memory: connections wait in the kernel while one instance stops and the next starts."""
+    play(gunicorn_generations=1)
+    count = "systemctl list-units --plain --no-legend --state=running 'webapp@*' | wc -l"
+    on_server(f"nohup sh -c 'while sleep 0.05; do {count}; done > /run/counted' >/dev/null 2>&1 & ")
+    with Load(ADDRESS) as load:
+        good.change()
+        play(gunicorn_generations=1)
+    on_server("pkill -f 'while sleep 0.05'")
+    counted = {int(line) for line in on_server("cat /run/counted").split()}
+    assert load.failed() == []
+    assert counted <= {0, 1}
+    assert load.releases()[-1] == current()
+    assert max(answer.seconds for answer in load.answers) < 10
+    print(f"low memory: {load.summary()}")
+    play()
+    assert on_server("ls /etc/systemd/system/webapp.s*") == ""
