@@ -2,8 +2,11 @@
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
 PLUGIN = Path(__file__).parents[1] / "roles/preflight/action_plugins/role_inputs.py"
 SPEC = importlib.util.spec_from_file_location("role_inputs", PLUGIN)
@@ -55,3 +58,90 @@ def test_bad_inputs_are_told_in_four_parts(name, value, told):
     assert told in problems[0]
     assert "Input of the role web" in problems[0]
     assert f"Fix: set {name} in your inventory" in problems[0]
+
+
+ROLES = {
+    "preflight": {
+        "preflight_app": ("{{ undef(hint='Set it') }}", "str", "Name. Allowed: /^[a-z]+$/."),
+    },
+    "web": {
+        "web_workers": (
+            "{{ ansible_facts['cores'] * 2 + 1 }}",
+            "int",
+            "Workers. Allowed: 1 to 64.",
+        ),
+    },
+    "store": {"store_mib": ("100", "int", "Memory. Allowed: 1 to 512.")},
+}
+# What a playbook hands over, the same expression for each entry.
+WIRING = {
+    "preflight_app": "{{ site_name }}",
+    "preflight_roles": "{{ ['preflight', 'web'] + (['store'] if site_has_store else []) }}",
+}
+
+
+class HostVars(dict):
+    """Ansible's hostvars, of which only the variables as they are written are asked."""
+
+    def raw_get(self, entry: str) -> dict:
+        """Return the variables of an entry."""
+        return self[entry]
+
+
+@pytest.fixture
+def resolve(tmp_path):
+    """Return a function: what the plugin tells the entry `shop` of the entries of its machine."""
+    for role, options in ROLES.items():
+        for folder in ("defaults", "meta"):
+            (tmp_path / role / folder).mkdir(parents=True)
+        lines = [f'{name}: "{value}"' for name, (value, _, _) in options.items()]
+        (tmp_path / role / "defaults/main.yml").write_text("\n".join(lines))
+        lines = [
+            f"      {name}: {{type: {kind}, description: '{text}'}}"
+            for name, (_, kind, text) in options.items()
+        ]
+        head = "argument_specs:\n  main:\n    options:\n"
+        (tmp_path / role / "meta/argument_specs.yml").write_text(head + "\n".join(lines))
+
+    def run(**entries: dict) -> dict:
+        wiring = {name: trust_as_template(value) for name, value in WIRING.items()}
+        loader = DataLoader()
+        task = SimpleNamespace(
+            args={"entries": list(entries)},
+            async_val=0,
+            check_mode=False,
+            _role=SimpleNamespace(_role_path=str(tmp_path / "preflight"), vars=wiring),
+        )
+        connection = SimpleNamespace(_shell=SimpleNamespace(tmpdir="/nowhere"))
+        plugin = role_inputs.ActionModule(task, connection, None, loader, Templar(loader), None)
+        mine = {"inventory_hostname": "shop", "ansible_facts": {"cores": 2}}
+        mine["hostvars"] = HostVars(entries)
+        return plugin.run(task_vars=entries["shop"] | wiring | mine)
+
+    return run
+
+
+SHOP = {"site_name": "shop", "site_has_store": True}
+BLOG = {"site_name": "blog", "site_has_store": False}
+
+
+def test_a_neighbour_is_wired_by_its_own_variables(resolve):
+    inputs = resolve(shop=SHOP, blog=BLOG | {"web_workers": 7})["inputs"]
+    assert inputs["shop"] == {"preflight_app": "shop", "web_workers": 5, "store_mib": 100}
+    assert inputs["blog"] == {"preflight_app": "blog", "web_workers": 7}
+
+
+def test_a_neighbour_has_the_facts_of_its_machine(resolve):
+    stale = {"ansible_facts": {"cores": 64}}
+    for blog in (BLOG, BLOG | stale):
+        assert resolve(shop=SHOP, blog=blog)["inputs"]["blog"]["web_workers"] == 5
+
+
+def test_a_problem_of_a_neighbour_bears_its_name(resolve):
+    told = resolve(shop=SHOP, blog=BLOG | {"web_workers": 65})["problems"]
+    assert told["shop"] == []
+    assert len(told["blog"]) == 1
+    assert told["blog"][0].startswith("blog: web_workers is 65.")
+    told = resolve(shop=SHOP | {"web_workers": 65}, blog=BLOG)["problems"]
+    assert told["shop"][0].startswith("web_workers is 65.")
+    assert told["blog"] == []

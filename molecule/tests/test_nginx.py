@@ -58,6 +58,14 @@ def test_static_files_come_from_nginx(host, site, app, release, knob):
     assert answer.headers["Cache-Control"] == f"max-age={age}"
 
 
+def test_without_a_static_folder_the_application_serves_its_own(playbook):
+    done = playbook("--check", "--diff", "--tags", "nginx", "--extra-vars", "site_app_static=")
+    assert done.returncode == 0
+    assert "-        location /static/ {" in done.stdout
+    assert "-            alias /" in done.stdout
+    assert "+        location" not in done.stdout
+
+
 def test_static_files_stay_in_their_folder(site):
     for path in ("/static../app.py", "/static/../app.py", "/static/%2e%2e/app.py"):
         assert site.ask(path).status in (400, 404)

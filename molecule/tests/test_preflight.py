@@ -1,5 +1,6 @@
 """What cannot work is refused before anything is changed, all at once, and says how to mend it."""
 
+import json
 import re
 import time
 
@@ -19,10 +20,10 @@ def changed_files(host) -> str:
 def refused(host, playbook):
     """Return a function that runs site.yml with bad input and returns what it was told."""
 
-    def run(*variables: str) -> str:
+    def run(*variables: str, options: tuple[str, ...] = ()) -> str:
         host.check_output("touch /run/stamp")
         arguments = [argument for value in variables for argument in ("--extra-vars", value)]
-        done = playbook(*arguments)
+        done = playbook(*options, *arguments)
         assert done.returncode != 0
         assert "Traceback" not in done.stdout + done.stderr
         assert re.search(r"changed=0 .*failed=1", done.stdout)
@@ -99,6 +100,92 @@ def test_connections_and_memory_beyond_the_budget_are_refused(refused):
     assert re.search(r"may open \d+ connections", said)
     assert "MiB of memory: system" in said
     assert said.count("Fix:") >= 2
+
+
+@pytest.fixture
+def neighbour(tmp_path, variables):
+    """Return a function: the options that put an entry `neighbour` on the host's machine."""
+    way = {name: variables[name] for name in variables if name.startswith("ansible_")}
+    way = {name: value for name, value in way.items() if isinstance(value, str | int)}
+
+    def options(*groups: str, **values: object) -> tuple[str, ...]:
+        entry = {"hosts": {"neighbour": way | values}}
+        inventory = tmp_path / "neighbour.yml"
+        inventory.write_text(json.dumps(dict.fromkeys(groups, entry)))
+        return "--inventory", str(inventory)
+
+    return options
+
+
+def test_what_two_applications_of_a_machine_both_claim_is_told_by_one(
+    host, refused, neighbour, app
+):
+    both = f"{host.backend.host},neighbour,localhost"
+    said = refused(
+        "gunicorn_bind=0.0.0.0:5056",
+        '{"site_domains": ["two.example.org"]}',
+        options=(*neighbour("application", site_app_name=app), "--limit", both),
+    )
+    for claim in (
+        f"site_app_name {app}",
+        "site_domains two.example.org",
+        "gunicorn_bind port 5056",
+    ):
+        assert f"{claim} is taken twice on one machine, by {host.backend.host} and" in said
+    assert re.findall(r"^fatal: \[(.+)\]", said, re.MULTILINE) == [host.backend.host]
+
+
+def test_the_budget_counts_every_application_of_the_machine(refused, neighbour, app):
+    blog = {
+        "site_app_name": "blog",
+        "site_domains": ["blog.example.org"],
+        "gunicorn_workers": 20,
+        "gunicorn_pool_size": 2,
+        "gunicorn_pool_overflow": 0,
+        "gunicorn_generations": 2,
+        "preflight_worker_memory_mib": 48,
+    }
+    said = refused("preflight_ram_mib=1000", options=neighbour("application", **blog))
+    assert re.search(rf"^ *{app} \d+ x \d x \(\d \+ \d\) = \d+$", said, re.MULTILINE)
+    assert "blog 20 x 2 x (2 + 0) = 80" in said
+    assert re.search(rf"^ *{app} \d+ x \d x \d+ = \d+$", said, re.MULTILINE)
+    assert "blog 20 x 2 x 48 = 1920" in said
+
+
+def test_an_application_without_a_database_needs_no_connections(playbook, neighbour):
+    blog = {
+        "site_app_name": "blog",
+        "site_domains": ["blog.example.org"],
+        "site_database_url": "",
+        "gunicorn_workers": 100,
+        "preflight_worker_memory_mib": 8,
+    }
+    done = playbook(
+        *neighbour("application", **blog),
+        "--extra-vars=preflight_ram_mib=100000",
+        "--tags=preflight",
+    )
+    assert done.returncode == 0
+    assert re.search(r"changed=0 +unreachable=0 +failed=0", done.stdout)
+
+
+def test_a_wrong_input_of_an_entry_that_limit_omits_is_told(refused, neighbour):
+    blog = {"site_app_name": "blog", "site_domains": ["blog.example.org"]}
+    said = refused(options=neighbour("application", **blog, gunicorn_workers=0))
+    assert "neighbour: gunicorn_workers is 0." in said
+
+
+def test_a_machine_gets_its_database_and_its_proxy_once(refused, neighbour):
+    blog = {"site_app_name": "blog", "site_domains": ["blog.example.org"]}
+    said = refused(options=neighbour("application", "database", "proxy", **blog))
+    assert "would get\n        postgresql and nginx more than once" in said
+
+
+def test_an_application_cannot_begin_under_limit(refused, neighbour):
+    blog = {"site_app_name": "blog", "site_domains": ["blog.example.org"], "gunicorn_workers": 1}
+    said = refused(options=(*neighbour("application", **blog), "--limit", "neighbour"))
+    assert "neighbour was never on its machine" in said
+    assert "Fix: run once without --limit." in said
 
 
 def test_a_dry_run_of_a_converged_host_is_silent(host, playbook):

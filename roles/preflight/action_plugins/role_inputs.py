@@ -68,16 +68,43 @@ class ActionModule(ActionBase):
     _requires_connection = False
 
     def run(self, tmp=None, task_vars=None):
-        """Return `resolved` (name to value) and `problems` (list of messages) of `roles`."""
+        """Return the inputs and the problems of every entry of this machine, by its name."""
         super().run(tmp, task_vars)
-        roles = Path(self._task._role._role_path).parent
-        roots = [roles / name for name in self._task.args["roles"]]
+        me = task_vars["inventory_hostname"]
+        inputs, problems = {}, {}
+        for entry in self._task.args["entries"]:
+            if entry == me:
+                inputs[entry], problems[entry] = self.resolve(task_vars)
+            else:
+                inputs[entry], found = self.resolve(self.neighbour_variables(entry, task_vars))
+                problems[entry] = [f"{entry}: {problem}" for problem in found]
+        return {"changed": False, "inputs": inputs, "problems": problems}
+
+    def neighbour_variables(self, entry: str, task_vars: dict) -> dict:
+        """Return the variables of another entry of this machine, also of one that --limit omits.
+
+        The playbook hands the same expressions over to it as to this entry, and as it is the same
+        machine its facts are known.
+        """
+        shared = {name: task_vars[name] for name in ("ansible_facts", "hostvars")}
+        return task_vars["hostvars"].raw_get(entry) | self._task._role.vars | shared
+
+    def resolve(self, variables: dict) -> tuple[dict, list[str]]:
+        """Compute the inputs of all roles that an entry gets, and check them.
+
+        :param variables: all that the entry knows, not yet computed; `preflight_roles` names the
+            roles.
+        :returns: the good inputs, and a message for each wrong one.
+        """
+        folder = Path(self._task._role._role_path).parent
+        roles = self._templar.copy_with_new_env(available_variables=variables)
         defaults, specs = {}, {}
-        for root in roots:
+        for role in roles.template(variables["preflight_roles"]):
             read = self._loader.load_from_file
-            defaults |= read(str(root / "defaults/main.yml"), trusted_as_template=True) or {}
-            specs[root.name] = read(str(root / "meta/argument_specs.yml"))
-        templar = self._templar.copy_with_new_env(available_variables=defaults | task_vars)
+            path = str(folder / role / "defaults/main.yml")
+            defaults |= read(path, trusted_as_template=True) or {}
+            specs[role] = read(str(folder / role / "meta/argument_specs.yml"))
+        templar = self._templar.copy_with_new_env(available_variables=defaults | variables)
 
         resolved, problems = {}, []
         for role, spec in specs.items():
@@ -96,4 +123,4 @@ class ActionModule(ActionBase):
             checked, offences = check_inputs(role, options, inputs)
             resolved |= checked
             problems += offences
-        return {"changed": False, "resolved": resolved, "problems": problems}
+        return resolved, problems
