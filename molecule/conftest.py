@@ -142,7 +142,7 @@ def promised_tests(module: Path, groups: dict[str, list[str]]) -> int:
         if isinstance(node, ast.Assign) and node.targets[0].id == "testinfra_hosts"
     ]
     hosts = {host for members in groups.values() for host in members}
-    return count * len(hosts if names == ["all"] else groups.get(names[0], []))
+    return count * len(hosts if names == ["all"] else groups.get(names[0], names))
 
 
 def pytest_collection_finish(session) -> None:

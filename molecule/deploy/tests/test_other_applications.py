@@ -28,7 +28,7 @@ def test_an_application_factory_with_migrations(host, sql):
         "id": f"trip{time.time_ns()}",
         "password": "p4ssw0rd",
         "contact_email": "ann@example.org",
-        "default_currency": "XXX",
+        "default_currency": "EUR",
     }
     status, answer = ask("money", "POST", "/api/projects", project)
     assert status == 201, answer

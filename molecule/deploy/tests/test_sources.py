@@ -32,7 +32,7 @@ def repository(good, tmp_path):
     return f"git+file://{path}", git
 
 
-def test_a_tag_and_a_branch_of_a_repository(host, play, repository, current):
+def test_a_tag_and_a_branch_of_a_repository_are_released(host, play, repository, current):
     url, git = repository
     options = {"site_app_source": url, "flask_app_subfolder": "service"}
     play(flask_app_version="v1", **options)
@@ -48,7 +48,7 @@ def test_a_tag_and_a_branch_of_a_repository(host, play, repository, current):
     assert "its last tags: v1" in output
 
 
-def test_a_tarball(host, play, good, tmp_path, current):
+def test_a_tarball_is_released_without_the_folder_that_holds_all(host, play, good, tmp_path, current):
     path = tmp_path / "app-1.0.tar.gz"
     (good.path / "packed.txt").write_text("from a tarball\n")
     with tarfile.open(path, "w:gz") as archive:
@@ -59,7 +59,7 @@ def test_a_tarball(host, play, good, tmp_path, current):
     assert "version: app-1.0.tar.gz" in play("list-releases")
 
 
-def test_requirements_without_hashes(host, play, spoilt, current):
+def test_requirements_without_hashes_are_installed(host, play, spoilt, current):
     lock = (spoilt.path / "requirements.in").read_text()
     (spoilt.path / "requirements.txt").write_text(lock)
     play(source=spoilt, flask_app_extra_requirements=["itsdangerous", "cowsay==6.1"])

@@ -177,6 +177,9 @@ class Tarball:
                     inner = inner[len(self.prefix) + 1 :]
                 # Refuses what would be written elsewhere: absolute names, .., devices.
                 safe = tarfile.data_filter(member.replace(name=inner, deep=False), ".")
+                mode = 0o755 if safe.mode is None else safe.mode  # of a folder
+                safe = safe.replace(mode=mode, uid=0, gid=0, uname="root", gname="root", deep=False)
+                safe.pax_headers = {}  # where a long name would stand a second time
                 packed.addfile(safe, given.extractfile(member) if member.isreg() else None)
 
 
