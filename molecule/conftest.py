@@ -122,6 +122,26 @@ def playbook(host):
     return run
 
 
+@pytest.fixture
+def neighbour(host, tmp_path, variables):
+    """Return a function: the options that put an entry `neighbour` on the host's machine.
+
+    It takes the neighbour's groups and variables, and as `mine` other variables of the host.
+    """
+    way = {name: variables[name] for name in variables if name.startswith("ansible_")}
+    way = {name: value for name, value in way.items() if isinstance(value, str | int)}
+
+    def options(*groups: str, mine: dict | None = None, **values: object) -> tuple[str, ...]:
+        hosts = {host.backend.host: mine or {}, "neighbour": way | values}
+        inventory = {"all": {"hosts": hosts}}
+        inventory |= {group: {"hosts": {"neighbour": {}}} for group in groups}
+        path = tmp_path / "neighbour.yml"
+        path.write_text(json.dumps(inventory))
+        return "--inventory", str(path)
+
+    return options
+
+
 def scenario_groups() -> dict[str, list[str]]:
     """Return the hosts of each group, as the scenario's molecule.yml promises them."""
     groups = {}

@@ -66,6 +66,21 @@ def test_without_a_static_folder_the_application_serves_its_own(playbook):
     assert "+        location" not in done.stdout
 
 
+def test_a_name_that_no_site_has_goes_to_the_site_with_the_underscore(playbook, neighbour):
+    mine = {"site_domains": ["shop.example.org"]}
+    blog = {"site_app_name": "blog", "site_domains": ["_"], "gunicorn_workers": 1}
+    options = neighbour("application", mine=mine, **blog)
+    done = playbook(*options, "--check", "--diff", "--tags", "nginx")
+    assert done.returncode == 0
+    assert re.search(r"^-  +listen 80 default_server;\n", done.stdout, re.MULTILINE)
+    assert re.search(r"^\+  +listen 80;\n", done.stdout, re.MULTILINE)
+    assert re.search(
+        r"^\+  +listen 80 default_server;\n(\+.*listen.*\n)?\+  +server_name _;",
+        done.stdout,
+        re.MULTILINE,
+    )
+
+
 def test_static_files_stay_in_their_folder(site):
     for path in ("/static../app.py", "/static/../app.py", "/static/%2e%2e/app.py"):
         assert site.ask(path).status in (400, 404)

@@ -1,6 +1,5 @@
 """What cannot work is refused before anything is changed, all at once, and says how to mend it."""
 
-import json
 import re
 import time
 
@@ -102,21 +101,6 @@ def test_connections_and_memory_beyond_the_budget_are_refused(refused):
     assert said.count("Fix:") >= 2
 
 
-@pytest.fixture
-def neighbour(tmp_path, variables):
-    """Return a function: the options that put an entry `neighbour` on the host's machine."""
-    way = {name: variables[name] for name in variables if name.startswith("ansible_")}
-    way = {name: value for name, value in way.items() if isinstance(value, str | int)}
-
-    def options(*groups: str, **values: object) -> tuple[str, ...]:
-        entry = {"hosts": {"neighbour": way | values}}
-        inventory = tmp_path / "neighbour.yml"
-        inventory.write_text(json.dumps(dict.fromkeys(groups, entry)))
-        return "--inventory", str(inventory)
-
-    return options
-
-
 def test_what_two_applications_of_a_machine_both_claim_is_told_by_one(
     host, refused, neighbour, app
 ):
@@ -182,8 +166,8 @@ def test_a_machine_gets_its_database_and_its_proxy_once(refused, neighbour):
 
 
 def test_an_application_cannot_begin_under_limit(refused, neighbour):
-    blog = {"site_app_name": "blog", "site_domains": ["blog.example.org"], "gunicorn_workers": 1}
-    said = refused(options=(*neighbour("application", **blog), "--limit", "neighbour"))
+    new = {"site_app_name": "newcomer", "site_domains": ["new.example.org"], "gunicorn_workers": 1}
+    said = refused(options=(*neighbour("application", **new), "--limit", "neighbour"))
     assert "neighbour was never on its machine" in said
     assert "Fix: run once without --limit." in said
 
