@@ -6,7 +6,7 @@ SCENARIO ?= default
 run = @$(PYTHON) tests/run.py
 
 .PHONY: help demo demo-down test test-all check lint setup converge verify destroy \
-	bench-provision lock clean
+	bench-provision bench-deploy lock clean
 .NOTPARALLEL:
 
 help: ## Show this list
@@ -44,6 +44,9 @@ destroy: ## Remove them
 
 bench-provision: ## Measure provisioning against a plain shell script
 	$(run) tool python tests/benchmarks/provision.py
+
+bench-deploy: ## Measure what users notice of a deploy, beside other ways
+	$(run) tool python tests/benchmarks/deploy.py
 
 lock: ## Pin what the tools in requirements.txt bring along
 	$(run) lock

@@ -113,3 +113,9 @@ def test_there_is_one_cluster_and_it_starts_at_boot(host):
     version, name, _, state = clusters[0].split()[:4]
     assert (name, state) == ("main", "online")
     assert host.service(f"postgresql@{version}-main").is_enabled
+
+
+def test_an_application_comes_into_no_other_database(host, app):
+    ask = "runuser -u %s -- psql --dbname=%s --command='SELECT 1'"
+    assert host.run(ask, app, app).rc == 0
+    assert "no pg_hba.conf entry" in host.run(ask, app, "template1").stderr

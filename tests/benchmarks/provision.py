@@ -8,37 +8,34 @@ The figures go to docs/benchmarks.md; without `make`:
     .venv/bin/python tests/benchmarks/provision.py [--rounds N | --quick]
 """
 
-import argparse
-import contextlib
-import datetime
 import difflib
-import json
-import os
 import re
 import secrets
-import signal
-import subprocess
-import sys
 import tarfile
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[2]
-HERE = Path(__file__).with_suffix("")
-PAGE = ROOT / "docs/benchmarks.md"
-BEGIN, END = "<!-- provision:begin -->", "<!-- provision:end -->"
-COMMAND = "make bench-provision"
+from common import (
+    CERTIFICATES,
+    NOT_SOURCE,
+    ROOT,
+    BenchmarkError,
+    fresh_host,
+    inventory,
+    main,
+    play,
+    run,
+    say,
+    spread,
+    ssh,
+    table,
+    tail,
+)
 
-HOST = ROOT / "molecule/hosts/host"
-ANSIBLE_PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
-CERTIFICATES = sorted(Path("/usr/local/share/ca-certificates").glob("*.crt"))
-NOT_SOURCE = {".git", ".pytest_cache", ".ruff_cache", ".venv", "__pycache__", "instance"}
-SSH_OPTIONS = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
+HERE = Path(__file__).with_suffix("")
+COMMAND = "make bench-provision"
 
 ADDRESSES = {"floor": "127.0.14.11", "site": "127.0.14.12", "naive": "127.0.14.13"}
 TITLES = {
@@ -46,12 +43,6 @@ TITLES = {
     "site": "`site.yml`",
     "naive": "naive playbook",
 }
-LIMIT_SECONDS = 600
-POLL_SECONDS = 0.1
-
-
-class BenchmarkError(Exception):
-    """A run that gives no figure; its text says why."""
 
 
 class Play(NamedTuple):
@@ -71,32 +62,6 @@ class Result(NamedTuple):
     second_play: Play | None = None
 
 
-def say(message: str) -> None:
-    """Show progress."""
-    print(message, file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def fresh_host(name: str, address: str):
-    """Make a fresh container, give how to reach it, and remove it whatever happens."""
-    # A session of its own, so that Ctrl-C does not also stop the removal.
-    command = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
-    try:
-        subprocess.run([HOST, "destroy", name], check=True, **command)
-        create = [HOST, "create", name, "--suite", "bookworm", "--address", address]
-        yield json.loads(subprocess.run(create, check=True, **command).stdout)
-    except subprocess.CalledProcessError as error:
-        raise BenchmarkError(error.stderr.decode()) from error
-    finally:
-        subprocess.run([HOST, "destroy", name], check=False, **command)
-
-
-def ssh(host: dict, remote: str) -> list[str]:
-    """Return the ssh command that runs something on the host."""
-    options = [*SSH_OPTIONS.split(), "-i", host["identity_file"], "-p", str(host["port"])]
-    return ["ssh", *options, f"{host['user']}@{host['address']}", remote]
-
-
 def pack(archive: Path, folders: dict[str, Path], files: dict[str, Path]) -> Path:
     """Pack folders (without what is no source) and files under the given names."""
 
@@ -109,81 +74,6 @@ def pack(archive: Path, folders: dict[str, Path], files: dict[str, Path]) -> Pat
         for name, path in {**folders, **files}.items():
             tar.add(path, name, filter=is_source)
     return archive
-
-
-def inventory(work: Path, host: dict) -> Path:
-    """Write an inventory with the host in every group, as inventory/demo has it."""
-    folder = work / "inventory"
-    folder.mkdir()
-    (folder / "group_vars").symlink_to(ROOT / "inventory/group_vars")
-    variables = {
-        "ansible_host": host["address"],
-        "ansible_port": host["port"],
-        "ansible_user": host["user"],
-        "ansible_ssh_private_key_file": host["identity_file"],
-        "ansible_ssh_common_args": SSH_OPTIONS,
-        "base_ca_certificates": [str(path) for path in CERTIFICATES],
-    }
-    groups = {group: {"hosts": {"bench": {}}} for group in ("application", "database", "proxy")}
-    hosts = folder / "hosts.json"
-    hosts.write_text(json.dumps({"all": {"hosts": {"bench": variables}, "children": groups}}))
-    return hosts
-
-
-def answers(url: str) -> bool:
-    """Ask once whether the service answers with 200."""
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310  # always http://
-            return answer.status == 200
-    except (OSError, urllib.error.HTTPError):
-        return False
-
-
-def run(command: list, output: Path, url: str = "", stdin: Path | None = None, **options) -> float:
-    """Run a command to its end and return its seconds: to the first 200 of `url`, or to its end.
-
-    :raises BenchmarkError: where it fails, takes too long, or the service does not answer after it.
-    """
-    answered = None
-    with contextlib.ExitStack() as stack:
-        log = stack.enter_context(output.open("w"))
-        source = stack.enter_context(stdin.open("rb")) if stdin else subprocess.DEVNULL
-        began = time.monotonic()
-        process = subprocess.Popen(
-            command, stdin=source, stdout=log, stderr=log, start_new_session=True, **options
-        )
-        stack.callback(end, process)
-        while process.poll() is None:
-            if time.monotonic() - began > LIMIT_SECONDS:
-                raise BenchmarkError(f"still at work after {LIMIT_SECONDS} s\n{tail(output)}")
-            if url and answered is None and answers(url):
-                answered = time.monotonic()
-            time.sleep(POLL_SECONDS)
-        ended = time.monotonic()
-    if process.returncode != 0:
-        raise BenchmarkError(f"ended with {process.returncode}\n{tail(output)}")
-    while url and answered is None:
-        if answers(url):
-            answered = time.monotonic()
-        elif time.monotonic() - ended > 30:
-            raise BenchmarkError(f"{url} does not answer with 200\n{tail(output)}")
-        else:
-            time.sleep(POLL_SECONDS)
-    return (answered or ended) - began
-
-
-def end(process: subprocess.Popen) -> None:
-    """Stop a command that has not ended, and its children."""
-    for ending in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is None:
-            os.killpg(process.pid, ending)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=10)
-
-
-def tail(output: Path) -> str:
-    """Return the last lines of a command's output."""
-    return "\n".join(output.read_text(errors="replace").splitlines()[-30:])
 
 
 def read_play(output: Path) -> Play:
@@ -212,21 +102,11 @@ def measure_playbook(
     playbook: Path, config: Path, variables: dict, host: dict, url: str, work: Path
 ) -> Result:
     """Measure a playbook on the fresh host, then once more."""
-    command = [ANSIBLE_PLAYBOOK, "-i", inventory(work, host), "-e", json.dumps(variables), playbook]
-    env = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
-    # Connections of its own, which end with it: the next host at this address is another one.
-    sockets = work / "cp"
-    env |= {"ANSIBLE_CONFIG": str(config), "ANSIBLE_SSH_CONTROL_PATH_DIR": str(sockets)}
+    hosts = inventory(work, host)
     results = []
     for name in ("first", "second"):
         output = work / f"{name}.log"
-        try:
-            results.append(run(command, output, url if not results else "", cwd=ROOT, env=env))
-        finally:
-            for path in sockets.glob("*"):
-                subprocess.run(
-                    ["ssh", "-O", "exit", "-S", path, "bench"], stderr=subprocess.DEVNULL
-                )
+        results.append(play(playbook, hosts, variables, output, "" if results else url, config))
         results.append(read_play(output))
     return Result(*results)
 
@@ -291,17 +171,6 @@ def measure(rounds: int) -> dict[str, list[Result]]:
     return results
 
 
-def spread(values: list[float]) -> str:
-    """Write the median and the range of some seconds."""
-    return f"{median(values):.1f} [{min(values):.1f}-{max(values):.1f}]"
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """Write a Markdown table whose columns after the first are numbers."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def variants_table(results: dict[str, list[Result]]) -> str:
     """Write the figures of the variants side by side."""
     rows = []
@@ -331,23 +200,10 @@ def roles_table(runs: list[Result]) -> str:
     return table(["role", "first run, s", "second run, s"], rows)
 
 
-def machine() -> str:
-    """Describe the machine and how busy it is."""
-    cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    today = datetime.datetime.now(datetime.UTC).date()
-    load = " ".join(f"{value:.1f}" for value in os.getloadavg())
-    return (
-        f"{cpu[1] if cpu else os.uname().machine}, {os.cpu_count()} vCPU, {gib:.0f} GiB, "
-        f"Linux {os.uname().release}, {today}; load average at the start {load}"
-    )
-
-
 def section(results: dict[str, list[Result]], machine: str) -> str:
     """Write our section of the page."""
     rounds = len(results["floor"])
-    return f"""{BEGIN}
-## From a fresh host to the first answer
+    return f"""## From a fresh host to the first answer
 
 `{COMMAND}` on {machine}.
 
@@ -363,46 +219,13 @@ a second run. The naive playbook, `tests/benchmarks/provision/naive.yml`, does i
 
 Where the time of `site.yml` goes; a second run changes nothing:
 
-{roles_table(results["site"])}
-{END}"""
+{roles_table(results["site"])}"""
 
 
-def write_page(text: str) -> None:
-    """Put our section into the page, in the place of the old one; leave the others alone."""
-    page = PAGE.read_text() if PAGE.exists() else "# Benchmarks\n"
-    before, begin, rest = page.partition(BEGIN)
-    after = rest.partition(END)[2] if begin else "\n"
-    before = before if begin else before.rstrip("\n") + "\n\n"
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(before + text + after)
-
-
-def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, metavar="N")
-    parser.add_argument("--quick", action="store_true", help="one round; the page stays as it is")
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Measure, print, and write the page."""
-    arguments = parse_arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
-    here = machine()
-    say(here)
-    try:
-        results = measure(1 if arguments.quick else arguments.rounds)
-    except BenchmarkError as error:
-        sys.exit(f"Problem: {error}")
-    text = section(results, here)
-    print(text)
-    if not arguments.quick:
-        write_page(text)
+def measured(rounds: int, machine: str, _write: bool) -> str:
+    """Measure, and return our section of the page."""
+    return section(measure(rounds), machine)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("stopped")
+    main("provision", __doc__, measured)

@@ -138,3 +138,13 @@ def running(name: str = "webapp") -> list[str]:
 def releases(name: str = "webapp") -> list[str]:
     """Return the folders of releases, and whatever else lies beside them."""
     return on_server(f"ls -A /srv/{name}/releases").split()
+
+
+def wait_for_phase(phase: str) -> None:
+    """Return once a run on the server has begun a phase."""
+    began = on_server(
+        f'timeout 60 sh -c \'until grep -q "\\"phase\\": \\"{phase}\\"" '
+        "/srv/webapp/release.lock; do sleep 0.01; done; echo began'",
+        seconds=70,
+    )
+    assert began == "began"

@@ -48,6 +48,8 @@ class Client(threading.Thread):
             self.answers.append(self.ask(method, path, body))
             number += 1
             time.sleep(PAUSE_SECONDS)
+        if self.connection:
+            self.connection.close()
 
     def ask(self, method: str, path: str, body: str | None) -> Answer:
         """Send one request; an error is an answer too."""

@@ -4,9 +4,9 @@ import threading
 import time
 
 import pytest
-from conftest import on_server, releases, running
+from conftest import on_server, releases, running, wait_for_phase
 
-testinfra_hosts = ["ansible://webapp"]
+testinfra_hosts = ["ansible://server"]
 LOCKED = "no-such-package-of-slipway==1.0 --hash=sha256:" + "0" * 64
 MIGRATION = """
 from alembic import op
@@ -37,6 +37,12 @@ SPOILT = {
         "ended",
     ),
 }
+
+
+def fill_during_build() -> None:
+    """Leave no room on the disk once a release is being built."""
+    wait_for_phase("build")
+    on_server("cat /dev/zero > /srv/filling")
 
 
 @pytest.fixture
@@ -103,14 +109,7 @@ def test_a_disk_that_cannot_hold_it_is_seen_before(host, good, play, untouched):
 
 def test_a_disk_that_fills_up_meanwhile(host, spoilt, play, untouched):
     spoilt.append("requirements.txt", "\n# another virtualenv\n")
-    fill = threading.Thread(
-        target=on_server,
-        args=(
-            "timeout 60 sh -c 'until test -d /srv/webapp/releases/*/source/../venv/lib64 && "
-            'grep -q "\\"build\\"" /srv/webapp/release.lock; do sleep 0.02; done; '
-            'fallocate -l $(($(stat -f -c "%a*%S" /srv) - 4096)) /srv/filling\'',
-        ),
-    )
+    fill = threading.Thread(target=fill_during_build)
     fill.start()
     try:
         output = play(source=spoilt, fails=True)

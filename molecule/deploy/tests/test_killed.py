@@ -6,20 +6,10 @@ import signal
 import time
 
 import pytest
-from conftest import on_server, releases, running
+from conftest import on_server, releases, running, wait_for_phase
 
-testinfra_hosts = ["ansible://webapp"]
+testinfra_hosts = ["ansible://server"]
 PHASES = ["plan", "build", "migrate", "start", "switch"]
-
-
-def wait_for_phase(phase: str) -> None:
-    """Return once a run on the server has begun a phase."""
-    began = on_server(
-        f'timeout 60 sh -c \'until grep -q "\\"phase\\": \\"{phase}\\"" '
-        "/srv/webapp/release.lock; do sleep 0.01; done; echo began'",
-        seconds=70,
-    )
-    assert began == "began"
 
 
 def kill(process) -> None:
@@ -35,7 +25,8 @@ def test_a_killed_run_needs_no_help(host, phase, good, start, play, load, curren
     wait_for_phase(phase)
     kill(process)
     output = play()
-    assert "that run is gone" in output
+    # A switch ends by itself on the server, and gives the lock back.
+    assert "that run is gone" in output or phase == "switch"
     serving = current()
     assert running() == [serving]
     assert serving == max(name for name in releases())

@@ -7,7 +7,7 @@ import time
 import pytest
 from conftest import ADDRESS, on_server, releases
 
-testinfra_hosts = ["ansible://webapp"]
+testinfra_hosts = ["ansible://server"]
 OTHERS = ["money", "echo", "fit"]
 
 

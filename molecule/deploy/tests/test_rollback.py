@@ -4,7 +4,7 @@ import time
 
 from conftest import on_server
 
-testinfra_hosts = ["ansible://webapp"]
+testinfra_hosts = ["ansible://server"]
 
 
 def test_rollback_is_quick_and_loses_nothing(host, good, play, load, current):

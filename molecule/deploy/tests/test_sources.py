@@ -6,7 +6,7 @@ import tarfile
 import pytest
 from conftest import on_server
 
-testinfra_hosts = ["ansible://webapp"]
+testinfra_hosts = ["ansible://server"]
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_tag_and_a_branch_of_a_repository_are_released(host, play, repository,
     assert "its last tags: v1" in output
 
 
-def test_a_tarball_is_released_without_the_folder_that_holds_all(host, play, good, tmp_path, current):
+def test_a_tarball_is_released_without_its_top_folder(host, play, good, tmp_path, current):
     path = tmp_path / "app-1.0.tar.gz"
     (good.path / "packed.txt").write_text("from a tarball\n")
     with tarfile.open(path, "w:gz") as archive:

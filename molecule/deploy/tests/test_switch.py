@@ -6,7 +6,7 @@ import time
 from conftest import ADDRESS, on_server, releases, running
 from load import Load, slow_request, slow_upload
 
-testinfra_hosts = ["ansible://webapp"]
+testinfra_hosts = ["ansible://server"]
 DEPLOYS = 10
 
 
@@ -31,9 +31,12 @@ def test_ten_deploys_lose_no_request(host, good, play, load, current):
 
 def test_every_worker_runs_in_the_new_release(host, current):
     release = current()
-    workers = on_server(f"systemctl show --property=MainPID --value webapp@{release}")
-    for pid in on_server(f"pgrep --parent {workers}").split():
-        assert on_server(f"readlink /proc/{pid}/cwd") == f"/srv/webapp/releases/{release}/source"
+    main = on_server(f"systemctl show --property=MainPID --value webapp@{release}")
+    workers = on_server(f"pgrep --parent {main}").split()
+    assert workers
+    for pid in workers:
+        cwd = on_server(f"runuser -u webapp -- readlink /proc/{pid}/cwd")
+        assert cwd == f"/srv/webapp/releases/{release}/source"
         assert f"/releases/{release}/venv/" in on_server(f"tr '\\0' ' ' < /proc/{pid}/cmdline")
 
 

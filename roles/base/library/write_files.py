@@ -21,6 +21,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 STAMPS = Path("/var/lib/slipway")
 UNITS = Path("/etc/systemd/system")
+OURS = "# Source: roles/"  # stands at the head of each file that comes from a template
 MANY_BYTES = 2**20  # no diff is shown of more
 
 
@@ -79,11 +80,12 @@ def run(command: str, module: AnsibleModule) -> None:
 
 
 def surplus(options: dict | None) -> list[Path]:
-    """Return the files that match a pattern and are not excepted."""
+    """Return the files that match a pattern and are not excepted; only such as we wrote."""
     if options is None:
         return []
     found = {name for pattern in options["patterns"] for name in glob.glob(pattern)}
-    return sorted(map(Path, found - set(options["except"])))
+    paths = map(Path, sorted(found - set(options["except"])))
+    return [path for path in paths if path.is_file() and OURS in path.read_text(errors="replace")]
 
 
 def remove(path: Path, module: AnsibleModule) -> None:

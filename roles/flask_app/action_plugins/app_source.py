@@ -21,7 +21,7 @@ from ansible.plugins.action import ActionBase
 LEFT_BEHIND = {".git", ".venv", "venv", "__pycache__", "node_modules", "instance", ".pytest_cache"}
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slipway"
 TARBALL = re.compile(r"\.(tar|tar\.gz|tgz|tar\.xz|tar\.bz2)(#.*)?$")
-GIT = re.compile(r"^(git\+|git@|git://|ssh://|file://)|\.git$")
+GIT = re.compile(r"^(git\+|git@|git://|ssh://|file://|https?://)|\.git$")
 GIT_SECONDS = 300
 
 
@@ -123,6 +123,11 @@ class Tarball:
     """A tarball on this computer or at a URL; a single folder that holds all is left out."""
 
     def __init__(self, source: str, version: str, subfolder: str):
+        if version:
+            raise AnsibleActionFail(
+                f"{source} is a tarball, which has no versions.\nSeen in: flask_app_version.\n"
+                "Allowed: a version only with a git URL.\nFix: remove flask_app_version."
+            )
         place, _, wanted = source.partition("#sha256=")
         self.path = self._fetch(place, wanted) if "://" in place else Path(place).expanduser()
         if not self.path.is_file():
@@ -262,7 +267,7 @@ class Repository:
 
 def read(source: str, version: str, subfolder: str) -> Folder | Tarball | Repository:
     """Find out what kind of source this is, and look at it."""
-    kind = Repository if GIT.search(source) else Tarball if TARBALL.search(source) else Folder
+    kind = Tarball if TARBALL.search(source) else Repository if GIT.search(source) else Folder
     return kind(source, version, subfolder)
 
 

@@ -52,9 +52,9 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         arguments = {**self._task.args, "holder": holder()}
         result = self._execute_module("release", arguments, task_vars=task_vars)
-        lock = result.get("lock")
-        if lock and is_gone(lock.get("holder", {})):
-            arguments["gone"] = lock
+        other = result.get("holder")
+        if other and is_gone(other):
+            arguments["gone"] = other
             result = self._execute_module("release", arguments, task_vars=task_vars)
         if result.get("took_over"):
             Display().warning(result["took_over"])

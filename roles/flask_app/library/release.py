@@ -59,10 +59,11 @@ def abort(app: Application, lock: ReleaseLock, failed: str) -> dict:
     """Remove a release that did not become current; return what its instance last said."""
     release = lock.content["release"]
     journal = app.journal(release)
+    revision = lock.content["settings"]["source"]["revision"]
     if app.current() != release:
         app.remove(release)
-    serving = app.current()
-    result = finish(app, lock, "failed", phase=failed, serving=serving or "nothing yet")
+    facts = {"revision": revision, "phase": failed, "serving": app.current() or "nothing yet"}
+    result = finish(app, lock, "failed", **facts)
     return {**result, "journal": journal}
 
 
@@ -166,7 +167,7 @@ def main() -> None:
             with ReleaseLock(app.root / "release.lock", app.name).alone(wait) as lock:
                 result = perform(app, lock, options)
     except LockHeldError as error:
-        module.fail_json(msg=str(error), lock=error.lock)
+        module.fail_json(msg=str(error), holder=error.holder)
     except ReleaseError as error:
         module.fail_json(msg=str(error))
     module.exit_json(**json.loads(json.dumps(result)))

@@ -59,11 +59,11 @@ def build(app: Application, plan: dict) -> None:
         virtualenv=made_from,
     )
     if app.current():  # what cannot run must not get to touch the schema of what serves
-        must_import(app, release)
+        must_import(app, release, settings["gate"]["seconds"])
 
 
-def must_import(app: Application, release: str) -> None:
+def must_import(app: Application, release: str, seconds: float) -> None:
     """Import the application in its own environment, before anything depends on it."""
     configuration = app.folder(release) / "gunicorn.conf.py"
     command = ["python", "-m", "gunicorn", "--check-config", "--config", str(configuration)]
-    app.run_in_release(release, command, 50)
+    app.run_in_release(release, command, seconds)

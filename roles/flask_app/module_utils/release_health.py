@@ -50,7 +50,7 @@ def ask(path: Path, gate: dict) -> str:
 
 def state(unit: str) -> dict[str, str]:
     """Return what systemd says of a unit."""
-    command = ["systemctl", "show", "--property=ActiveState,SubState,Result,NRestarts", unit]
+    command = ["systemctl", "show", "--property=ActiveState,SubState,Result,NRestarts,Job", unit]
     answer = subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout
     return dict(line.split("=", 1) for line in answer.splitlines() if "=" in line)
 
@@ -58,7 +58,10 @@ def state(unit: str) -> dict[str, str]:
 def must_live(unit: str) -> None:
     """Refuse a unit that has ended, so that nobody waits for the deadline."""
     seen = state(unit)
-    if seen["ActiveState"] in ("failed", "inactive") or seen["NRestarts"] != "0":
+    is_queued = seen.get("Job", "0") != "0"  # to be started, after what it waits for
+    is_over = seen["ActiveState"] in ("failed", "inactive") and not is_queued
+    is_over = is_over or seen["SubState"] == "auto-restart"
+    if is_over or seen["NRestarts"] != "0":
         raise ReleaseError(f"{unit} ended ({seen['Result']}).")
 
 

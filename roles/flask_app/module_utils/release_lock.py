@@ -24,11 +24,11 @@ WAIT_SECONDS = 120
 
 
 class LockHeldError(ReleaseError):
-    """Another run holds the lock; `lock` is what it wrote there."""
+    """Another run holds the lock; `holder` is who."""
 
     def __init__(self, app: str, lock: dict, doing: str):
         holder = lock.get("holder", {})
-        self.lock = lock
+        self.holder = holder
         super().__init__(
             f"{holder.get('user')}@{holder.get('host')} (process {holder.get('pid')}) is releasing "
             f"{app} since {lock.get('taken')}; {doing}.\n"
@@ -85,14 +85,14 @@ class ReleaseLock:
     def take(self, holder: dict, gone: dict | None) -> str:
         """Make this run the one that releases.
 
-        :param gone: the content of a lock whose run is known to have ended.
+        :param gone: the holder of a lock whose run is known to have ended.
         :returns: why the lock of another run was taken over, or "".
         :raises LockHeldError: where another run may still be at work.
         """
         before = self.content
         reason = ""
         if before and before["holder"] != holder:
-            reason = self._why_stale() or ("that run is gone" if gone == before else "")
+            reason = self._why_stale() or ("that run is gone" if gone == before["holder"] else "")
             if not reason:
                 raise LockHeldError(self.app, before, f"its last phase was {before.get('phase')}")
             reason = f"took over the lock of {name(before)}, taken {before['taken']}: {reason}"

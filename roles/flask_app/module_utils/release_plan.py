@@ -51,7 +51,7 @@ def rolled_back_from(app: Application, source_id: str) -> str:
     """Return the release with this source that somebody has rolled back from, or ""."""
     for release in reversed(app.releases()):
         manifest = app.manifest(release)
-        if manifest["fingerprint"]["source"] == source_id and release != app.current():
+        if manifest["fingerprint"]["source"] == source_id:
             return release if manifest.get("rolled_back") else ""
     return ""
 

@@ -77,22 +77,25 @@ class Database:
         new.rename(path)
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self, seconds: int) -> Iterator[None]:
         """Keep every other host's migration of this database waiting outside.
 
-        :raises ReleaseError: where another one is at work.
+        :raises ReleaseError: where another one is at work for longer than that.
         """
         psql = ["psql", "--no-psqlrc", "--tuples-only", "--no-align", "--quiet"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
         with subprocess.Popen(psql, **pipes, **self.as_owner) as session:
-            session.stdin.write(f"SELECT pg_try_advisory_lock({ADVISORY_LOCK});\n")
+            session.stdin.write(
+                "\\set ON_ERROR_STOP on\n"
+                f"SET statement_timeout = '{seconds}s';\n"
+                f"SELECT 'alone' FROM pg_advisory_lock({ADVISORY_LOCK});\n"
+            )
             session.stdin.flush()
-            answer = session.stdout.readline().strip()
             try:
-                if answer == "f":
-                    raise ReleaseError("Another migration of this database is at work: run again.")
-                if answer != "t":
-                    raise ReleaseError("The database does not answer.")
+                if session.stdout.readline().strip() != "alone":
+                    raise ReleaseError(
+                        f"Another migration of this database is at work for {seconds} s now."
+                    )
                 yield
             finally:
                 session.stdin.close()
@@ -138,7 +141,7 @@ def migrate(app: Application, release: str, settings: dict) -> dict:
     if is_up_to_date(app, release, settings, database):
         app.record(release, schema=database.revision(), **facts)
         return {}
-    with database.alone():
+    with database.alone(settings["seconds"]):
         before = database.revision()
         result = {"before": before}
         if settings["dump"] and (before or app.current()):

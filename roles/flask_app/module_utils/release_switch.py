@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from ansible.module_utils.release_health import must_live, wait_until_healthy
+from ansible.module_utils.release_health import must_live, state, wait_until_healthy
 from ansible.module_utils.release_schema import database_of
 from ansible.module_utils.releases import Application, ReleaseError, now, replace_symlink, run
 
@@ -57,7 +57,8 @@ def switch(app: Application, release: str, drain_seconds: float) -> None:
     is_beside = before not in ("", release) and app.socket(before) != app.socket(release)
     # Enabled first: whenever the power goes, what `current` names starts at boot.
     run(["systemctl", "enable", "--quiet", *app.units(release), f"{app.name}.target"])
-    run(["systemctl", "start", f"{app.name}.target"])
+    if state(f"{app.name}.target")["ActiveState"] != "active":  # else it would start the old one
+        run(["systemctl", "start", f"{app.name}.target"])
     app.record(release, switched=now(), rolled_back="")
     if is_beside:
         let_connections_go(app, before)
@@ -94,6 +95,7 @@ def roll_back(app: Application, settings: dict) -> dict:
     except ReleaseError as error:
         journal = app.journal(release)
         app.stop(app.units(release), kill=True)
+        app.write_log(action="rollback failed", release=release, serving=current)
         raise ReleaseError(f"{error}\n{journal}\nServing: {current}.") from None
     if release < current:  # marked first: whenever the power goes, it is not chosen again
         app.record(current, rolled_back=now())
@@ -142,5 +144,5 @@ def must_fit_schema(app: Application, release: str) -> None:
             "Seen in: its release.json and alembic_version.\nAllowed: the same revision.\n"
             "Fix: where the old code works with the new schema, "
             "-e flask_app_rollback_accepts_schema=true; where not, undo the migration first "
-            f"(flask db downgrade {made_for}), or restore the dump from before it: {dump}"
+            f"(flask db downgrade {made_for or 'base'}), or restore the dump from before it: {dump}"
         )

@@ -227,7 +227,6 @@ class Application:
         (folder / "release.json").unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
         self.archive(release).unlink(missing_ok=True)
-        self.dump(release).unlink(missing_ok=True)
 
     def remove_incomplete(self) -> list[str]:
         """Remove what an interrupted run left behind; return the releases concerned."""
@@ -239,11 +238,23 @@ class Application:
         return incomplete
 
     def prune(self, keep: int) -> list[str]:
-        """Remove the oldest releases beyond `keep`, never the current one; return them."""
+        """Remove releases beyond `keep`, and what only they needed; return them.
+
+        Those that somebody has rolled back from go first, then the oldest; never the current one.
+        """
         others = [release for release in self.releases() if release != self.current()]
+        others.sort(key=lambda release: (not self.manifest(release).get("rolled_back"), release))
         pruned = others[: max(0, len(others) + 1 - keep)]
         for release in pruned:
             self.remove(release)
+        kept = self.releases()
+        for dump in (self.root / "dumps").glob("*"):
+            if dump.stem < kept[0]:  # that of a release which failed may be needed all the more
+                dump.unlink()
+        commands = {name for release in kept for name in self.manifest(release)["commands"]}
+        for path in SYSTEMD.glob(f"{self.name}-*@.service"):
+            if path.name.removeprefix(f"{self.name}-").removesuffix("@.service") not in commands:
+                path.unlink()
         return pruned
 
     # -- running something in a release
@@ -279,7 +290,13 @@ class Application:
         wait = ["systemd-run", "--quiet", "--collect", "--pipe", "--wait", unit]
         # env finds the command in the release's own PATH; systemd-run would look in root's.
         command_line = [*wait, *properties, *variables, "/usr/bin/env", *command]
-        return run(command_line, shown=" ".join(command), timeout=timeout_seconds + 10)
+        shown, began = " ".join(command), time.monotonic()
+        try:
+            return run(command_line, shown=shown, timeout=timeout_seconds + 10)
+        except ReleaseError:
+            if time.monotonic() - began < timeout_seconds:
+                raise
+            raise ReleaseError(f"{shown} took more than {timeout_seconds:.0f} s.") from None
 
 
 def release_of(unit: str) -> str:
