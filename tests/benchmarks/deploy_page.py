@@ -155,9 +155,10 @@ migration, is added up every 0.2 s; what they share is counted once (PSS):
 Now under load, interleaved: four clients (two keep their connection) and a watcher read, write and
 list users, each 20 ms after its last answer, in all {pace:.0f} requests/s when nothing happens.
 Counted is what ends after the start of the command and is sent up to {settle_seconds} s after its
-end. A request has failed if its answer was not 2xx, or none. An error comes sooner than an answer
-and is followed by the next request, so the number of failures says less than the gap. The tutorial
-is `tests/benchmarks/deploy/tutorial.sh`: the same release under the units of gunicorn's own
+end; it has failed if its answer was not 2xx, or none. An error comes sooner than an answer and is
+followed by the next request, so the number of failures says less than the gap. Whole deploys are
+counted, not only their switch; they build on the cores that serve. The tutorial is
+`tests/benchmarks/deploy/tutorial.sh`: the same release under the units of gunicorn's own
 documentation, with as many workers, but of one thread and without `preload_app`.
 
 {events_table(figures.events)}

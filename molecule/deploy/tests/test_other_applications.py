@@ -64,7 +64,7 @@ def test_a_worker_does_what_was_asked_over_http(host, fit_token):
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         _, answer = ask("fit", "GET", "/api/auth/account/export", **fit_token)
-        if answer["data_export"]["status"] == "successful":
+        if answer["request"]["status"] == "successful":
             return
         time.sleep(0.5)
     raise AssertionError(answer)
