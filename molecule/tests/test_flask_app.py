@@ -145,3 +145,22 @@ def test_old_releases_are_pruned_and_nothing_half_made_stays(host, app, knob):
 def test_the_application_may_write_only_its_state(host, app):
     state = host.file(f"/var/lib/{app}")
     assert (state.user, state.group, state.mode) == (app, app, 0o750)
+
+
+def test_commands_run_with_their_limits(host, app, release, knob):
+    for name, command in knob("flask_app_commands", {}).items():
+        if "schedule" in command:
+            timer = host.service(f"{app}-{name}.timer").systemd_properties
+            assert command["schedule"] in timer["TimersCalendar"]
+            continue
+        unit = host.service(f"{app}-{name}@{release}").systemd_properties
+        assert (unit["ActiveState"], unit["User"]) == ("active", app)
+        assert int(unit["MemoryMax"]) == knob("flask_app_command_memory_max_mib", 256) * 2**20
+        assert unit["TimeoutStopUSec"] == f"{knob('flask_app_command_stop_timeout_seconds', 30)}s"
+
+
+def test_extra_requirements_are_in_the_virtualenv(host, app, knob):
+    for requirement in knob("flask_app_extra_requirements", []):
+        name, _, wanted = requirement.partition("==")
+        code = f"from importlib.metadata import version as v; print(v('{name}'))"
+        assert host.check_output(f"/srv/{app}/current/venv/bin/python -c %s", code) == wanted

@@ -87,10 +87,13 @@ def test_the_pool_is_as_large_as_the_threads(knob, host, sql, site, workers):
     assert len(workers) <= open_connections <= most
 
 
-def test_sockets_admit_only_the_application_and_nginx(host, app, release):
+def test_sockets_admit_only_the_application_and_nginx(host, app, release, knob):
     folder = host.file(f"/run/{app}")
     assert (folder.user, folder.group, folder.mode) == (app, "www-data", 0o750)
-    assert host.socket(f"unix:///run/{app}/{release}.sock").is_listening
+    socket = host.check_output("readlink /srv/%s/current/gunicorn.sock", app)
+    name = "shared" if knob("gunicorn_generations", 2) == 1 else release
+    assert socket == f"/run/{app}/{name}.sock"
+    assert host.socket(f"unix://{socket}").is_listening
     control = host.file(f"/run/{app}/{release}/control.sock")
     assert (control.user, control.mode) == (app, 0o600)
     assert host.file(f"/run/{app}/{release}").mode == 0o700
@@ -124,9 +127,15 @@ def test_the_unit_is_locked_down(host, app, release):
     assert properties["PrivateTmp"] == "yes"
 
 
-def test_exactly_the_current_release_starts_at_boot(host, app, release):
+def test_exactly_the_current_release_starts_at_boot(host, app, release, knob):
     wanted = host.check_output("ls /etc/systemd/system/%s.target.wants", app).splitlines()
-    assert wanted == [f"{app}@{release}.service"]
+    commands = [name for name, it in knob("flask_app_commands", {}).items() if "schedule" not in it]
+    promised = [
+        f"{app}@{release}.service",
+        *(f"{app}-{name}@{release}.service" for name in commands),
+    ]
+    promised += [f"{app}.socket"] if knob("gunicorn_generations", 2) == 1 else []
+    assert sorted(wanted) == sorted(promised)
     assert host.service(f"{app}.target").is_enabled
 
 
