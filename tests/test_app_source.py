@@ -1,8 +1,11 @@
 """The source of an application is what git does not ignore, and its id is its content."""
 
+import hashlib
 import importlib.util
+import io
 import os
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -97,3 +100,100 @@ def test_a_repository_of_somebody_else_is_refused_with_a_fix(source, monkeypatch
     monkeypatch.setattr(app_source.subprocess, "run", refuse)
     with pytest.raises(AnsibleActionFail, match=r"Fix: git config .* safe\.directory"):
         app_source.source_files(source)
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """Make a repository with the application in a folder, a tag, and a branch that is ahead."""
+    monkeypatch.setattr(app_source, "CACHE", tmp_path / "cache")
+    path = tmp_path / "repository"
+    (path / "service").mkdir(parents=True)
+    (path / "service/app.py").write_text("app = 1\n")
+    git(path, "init", "-q", "-b", "main")
+    git(path, "add", ".")
+    git(path, "commit", "-qm", "first")
+    git(path, "tag", "v1")
+    (path / "service/app.py").write_text("app = 2\n")
+    git(path, "commit", "-qam", "second")
+    return path
+
+
+def packed(source, tmp_path) -> dict[str, str]:
+    """Pack a source; return its files and what is in them."""
+    archive = tmp_path / "packed.tar.gz"
+    source.pack(archive)
+    with tarfile.open(archive) as members:
+        return {it.name: members.extractfile(it).read().decode() for it in members if it.isreg()}
+
+
+def test_a_repository_gives_the_version_that_is_asked_for(repository, tmp_path):
+    url = f"git+file://{repository}"
+    tagged, ahead = (app_source.read(url, version, "service") for version in ("v1", "main"))
+    assert packed(tagged, tmp_path) == {"app.py": "app = 1\n"}
+    assert packed(ahead, tmp_path) == {"app.py": "app = 2\n"}
+    assert app_source.read(url, "", "service").id == ahead.id != tagged.id
+    assert app_source.read(url, tagged.pin, "service").revision == tagged.revision
+
+
+def test_a_branch_that_moved_is_fetched_again(repository, tmp_path):
+    url = f"git+file://{repository}"
+    before = app_source.read(url, "main", "service")
+    (repository / "service/app.py").write_text("app = 3\n")
+    git(repository, "commit", "-qam", "third")
+    assert packed(app_source.read(url, "main", "service"), tmp_path) == {"app.py": "app = 3\n"}
+    assert packed(app_source.read(url, before.pin, "service"), tmp_path) == {"app.py": "app = 2\n"}
+
+
+@pytest.mark.parametrize(
+    ("version", "subfolder", "said"),
+    [("v2", "", "has no v2"), ("v1", "nowhere", "has no folder nowhere")],
+)
+def test_what_a_repository_lacks_is_named(repository, version, subfolder, said):
+    with pytest.raises(AnsibleActionFail, match=said):
+        app_source.read(f"git+file://{repository}", version, subfolder)
+
+
+def test_a_password_in_a_url_is_not_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr(app_source, "CACHE", tmp_path)
+    with pytest.raises(AnsibleActionFail) as refused:
+        app_source.read("https://ana:hunter2@127.0.0.1:9/shop.git", "", "")
+    assert "hunter2" not in str(refused.value)
+
+
+def tarball(tmp_path, names: list[str]) -> Path:
+    path = tmp_path / "app-1.0.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size = 2
+            archive.addfile(member, io.BytesIO(b"x\n"))
+    return path
+
+
+def test_the_folder_that_holds_all_of_a_tarball_is_left_out(tmp_path):
+    long = "/".join(["a_folder_with_a_long_name"] * 8) + "/module.py"
+    path = tarball(tmp_path, ["app-1.0/app.py", f"app-1.0/{long}"])
+    assert set(packed(app_source.read(str(path), "", ""), tmp_path)) == {"app.py", long}
+    assert set(packed(app_source.read(str(path), "", "a_folder_with_a_long_name"), tmp_path)) == {
+        long.partition("/")[2]
+    }
+
+
+def test_a_tarball_cannot_write_elsewhere(tmp_path):
+    source = app_source.read(str(tarball(tmp_path, ["app/x.py", "app/../../../evil"])), "", "")
+    with pytest.raises(tarfile.FilterError):
+        packed(source, tmp_path)
+
+
+def test_a_tarball_must_be_the_one_that_was_meant(tmp_path):
+    path = tarball(tmp_path, ["app/x.py"])
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert app_source.read(f"{path}#sha256={digest}", "", "").revision == digest[:12]
+    with pytest.raises(AnsibleActionFail, match="is not what it should be"):
+        app_source.read(f"{path}#sha256={'0' * 64}", "", "")
+
+
+def test_only_a_repository_has_versions(source, tmp_path):
+    for place in (source, tarball(tmp_path, ["app/x.py"])):
+        with pytest.raises(AnsibleActionFail, match="has no versions"):
+            app_source.read(str(place), "v1", "")
