@@ -39,10 +39,15 @@ SPOILT = {
 }
 
 
+def leave_mib(free: int) -> None:
+    """Fill the disk but for so much."""
+    on_server(f"fallocate -l $(($(stat -f -c '%a*%S' /srv) - {free} * 1048576)) /srv/filling")
+
+
 def fill_during_build() -> None:
     """Leave no room on the disk once a release is being built."""
     wait_for_phase("build")
-    on_server("cat /dev/zero > /srv/filling")
+    on_server("cat /dev/zero > /srv/filled")
 
 
 @pytest.fixture
@@ -99,7 +104,7 @@ def test_a_migration_that_waits_for_a_lock_gives_up(host, spoilt, play, untouche
 
 def test_a_disk_that_cannot_hold_it_is_seen_before(host, good, play, untouched):
     good.change()
-    on_server("fallocate -l $(($(stat -f -c '%a*%S' /srv) - 50000000)) /srv/filling")
+    leave_mib(50)
     try:
         output = play(fails=True)
     finally:
@@ -109,13 +114,14 @@ def test_a_disk_that_cannot_hold_it_is_seen_before(host, good, play, untouched):
 
 def test_a_disk_that_fills_up_meanwhile(host, spoilt, play, untouched):
     spoilt.append("requirements.txt", "\n# another virtualenv\n")
+    leave_mib(700)  # enough for a release, and soon filled
     fill = threading.Thread(target=fill_during_build)
     fill.start()
     try:
         output = play(source=spoilt, fails=True)
     finally:
         fill.join()
-        on_server("rm -f /srv/filling")
+        on_server("rm -f /srv/filling /srv/filled")
     assert "No space left on device" in output
 
 

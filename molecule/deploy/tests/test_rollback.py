@@ -63,8 +63,9 @@ def test_going_back_to_what_is_broken_changes_nothing(host, play, load, current)
 
 
 def test_the_log_says_who_did_what(host, current):
-    lines = on_server("tail -n 1 /var/log/slipway/webapp.log")
-    assert '"action": "rolled back"' in lines
-    assert '"user": "root"' in lines
-    assert current() in lines
+    *_, done, failed = on_server("grep roll /var/log/slipway/webapp.log").splitlines()
+    assert '"action": "rolled back"' in done
+    assert current() in done
+    assert '"action": "rollback failed"' in failed
+    assert all('"user": "root"' in line for line in (done, failed))
     assert on_server("stat -c %a /var/log/slipway/webapp.log") == "640"

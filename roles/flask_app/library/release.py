@@ -103,6 +103,8 @@ def go_back(app: Application, lock: ReleaseLock, options: dict) -> dict:
     try:
         result = roll_back(app, options["settings"])
     except ReleaseError:
+        serving = app.current()
+        app.write_log(by=options["holder"], action="rollback failed", serving=serving)
         lock.give_back()
         raise
     lock.write(release=result["release"], seconds={"rollback": seconds_since(began)})

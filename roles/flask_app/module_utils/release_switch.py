@@ -95,7 +95,6 @@ def roll_back(app: Application, settings: dict) -> dict:
     except ReleaseError as error:
         journal = app.journal(release)
         app.stop(app.units(release), kill=True)
-        app.write_log(action="rollback failed", release=release, serving=current)
         raise ReleaseError(f"{error}\n{journal}\nServing: {current}.") from None
     if release < current:  # marked first: whenever the power goes, it is not chosen again
         app.record(current, rolled_back=now())
