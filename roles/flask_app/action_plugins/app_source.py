@@ -180,12 +180,27 @@ class Tarball:
                     if not inner.startswith(f"{self.prefix}/"):
                         continue
                     inner = inner[len(self.prefix) + 1 :]
-                # Refuses what would be written elsewhere: absolute names, .., devices.
-                safe = tarfile.data_filter(member.replace(name=inner, deep=False), ".")
-                mode = 0o755 if safe.mode is None else safe.mode  # of a folder
-                safe = safe.replace(mode=mode, uid=0, gid=0, uname="root", gname="root", deep=False)
-                safe.pax_headers = {}  # where a long name would stand a second time
-                packed.addfile(safe, given.extractfile(member) if member.isreg() else None)
+                self._refuse_elsewhere(member, inner)
+                # A new one: the old one's pax headers would bring a long name back.
+                new = tarfile.TarInfo(inner)
+                new.mode, new.mtime, new.linkname = member.mode, member.mtime, member.linkname
+                new.type, new.size = member.type, member.size
+                packed.addfile(new, given.extractfile(member) if member.isreg() else None)
+
+    def _refuse_elsewhere(self, member: tarfile.TarInfo, name: str) -> None:
+        """Refuse what would be written outside the source. (Debian 12's tarfile has no filters.)"""
+        target = os.path.join(os.path.dirname(name), member.linkname) if member.issym() else name
+        is_inside = not os.path.isabs(target) and os.path.normpath(target).split("/")[0] != ".."
+        if (
+            ".." in name.split("/")
+            or not is_inside
+            or not (member.isreg() or member.isdir() or member.issym())
+        ):
+            raise AnsibleActionFail(
+                f"{self.path} holds {member.name}.\nSeen in: flask_app_source.\n"
+                "Allowed: files, folders and symlinks that stay within the source.\n"
+                "Fix: pack the source anew, without it."
+            )
 
 
 class Repository:
