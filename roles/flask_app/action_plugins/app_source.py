@@ -188,7 +188,7 @@ class Tarball:
                 packed.addfile(new, given.extractfile(member) if member.isreg() else None)
 
     def _refuse_elsewhere(self, member: tarfile.TarInfo, name: str) -> None:
-        """Refuse what would be written outside the source. (Debian 12's tarfile has no filters.)"""
+        """Refuse what would be written elsewhere; the tarfile of Debian 12 has no filters yet."""
         target = os.path.join(os.path.dirname(name), member.linkname) if member.issym() else name
         is_inside = not os.path.isabs(target) and os.path.normpath(target).split("/")[0] != ".."
         if (
