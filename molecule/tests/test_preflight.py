@@ -89,6 +89,20 @@ def test_everything_wrong_is_told_at_once(refused):
     assert said.count("Fix:") >= 17
 
 
+@pytest.fixture
+def new_mirror(host):
+    """Name an apt source that nobody listens on, and of which nothing was ever fetched."""
+    source = "/etc/apt/sources.list.d/new.list"
+    host.check_output("echo 'deb http://127.0.0.1:9/debian stable main' > %s", source)
+    yield
+    host.check_output("rm %s", source)
+
+
+@pytest.mark.usefixtures("new_mirror")
+def test_an_apt_source_that_was_never_fetched_must_be_reachable_too(refused):
+    assert "cannot reach 127.0.0.1" in refused()
+
+
 def test_connections_and_memory_beyond_the_budget_are_refused(refused):
     said = refused(
         "gunicorn_workers=40",

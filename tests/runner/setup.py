@@ -173,7 +173,9 @@ def lock():
 
 def environment():
     """Return the environment of every tool: .venv first, this project's ansible.cfg, UTF-8."""
-    return os.environ | {
+    # With it, each ansible-playbook would compile Ansible anew: 1.5 s.
+    given = {name: os.environ[name] for name in os.environ if name != "PYTHONDONTWRITEBYTECODE"}
+    return given | {
         "PATH": f"{VENV}/bin:{os.environ['PATH']}:/usr/sbin:/sbin",
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "LC_ALL": "C.UTF-8",  # Ansible refuses others, and ssh brings names that do not exist here.

@@ -20,7 +20,7 @@ def test_rollback_is_quick_and_loses_nothing(host, good, play, load, current):
         if answer.sent > began and before.encode() not in answer.body
     )
     print(f"rollback: {switched - began:.1f} s from the command to the switch")
-    assert switched - began < 8  # 4 to 5 s where nothing else is at work
+    assert switched - began < 5
     assert current() < before
     assert load.releases()[-1] == current()
 

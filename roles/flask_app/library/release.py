@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""One phase of a release on the host; the phases, in order, are in tasks/release.yml."""
+"""One phase of a release on the host; the phases, in order, are in tasks/phases.yml."""
 
 from __future__ import annotations
 

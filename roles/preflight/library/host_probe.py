@@ -61,10 +61,9 @@ def wait_for_apt(seconds: int) -> str:
 
 def unreachable_sources(module: AnsibleModule, proxy: str) -> list[str]:
     """List the apt servers (or the proxy before them) that accept no connection within 5 s."""
-    no_cache = ["-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="]
-    query = ["apt-get", *no_cache, "indextargets", "--format", "$(REPO_URI)"]
-    _, output, _ = module.run_command(query)
-    targets = [urlsplit(uri) for uri in ([proxy] if proxy else sorted(set(output.split())))]
+    _, output, _ = module.run_command(["apt-get", "update", "--print-uris"])
+    sources = [line.split("'")[1] for line in output.splitlines() if line.startswith("'")]
+    targets = map(urlsplit, [proxy] if proxy else sources)
     unreachable = {}
     for target in targets:
         if target.scheme not in PORT_OF_SCHEME or target.hostname in unreachable:
