@@ -106,7 +106,7 @@ def sql(host, app):
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def playbook(host):
     """Return a function that runs site.yml, as a user would, on this host alone."""
 

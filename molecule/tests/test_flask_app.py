@@ -142,9 +142,10 @@ def test_old_releases_are_pruned_and_nothing_half_made_stays(host, app, knob):
         assert host.file(f"/srv/{app}/releases/{name}/release.json").exists
 
 
-def test_the_application_may_write_only_its_state(host, app):
-    state = host.file(f"/var/lib/{app}")
-    assert (state.user, state.group, state.mode) == (app, app, 0o750)
+def test_state_belongs_to_the_application_alone(host, app, knob):
+    for directory in (f"/var/lib/{app}", *knob("site_app_writable_directories", [])):
+        state = host.file(directory)
+        assert (state.user, state.group, state.mode) == (app, app, 0o750)
 
 
 def test_commands_run_with_their_limits(host, app, release, knob):

@@ -25,6 +25,11 @@ def test_nginx_runs_and_starts_at_boot(host):
     assert host.run("nginx -t").rc == 0
 
 
+def test_nginx_is_locked_down(host):
+    analyze = "systemd-analyze security --no-pager nginx.service"
+    assert float(host.check_output(f"{analyze} | tail --lines=1").split()[6]) <= 3
+
+
 def test_the_running_limits_are_the_promised_ones(host, knob):
     dump = host.check_output("nginx -T 2>/dev/null")
     for directive, value in {

@@ -73,6 +73,8 @@ PHASES = {
     "start": start_new,
     "switch": switch_to_new,
 }
+# What is healthy is switched to at once.
+FOLLOWED_BY = {"start": "switch"}
 
 
 def begin(app: Application, lock: ReleaseLock, options: dict) -> dict:
@@ -131,13 +133,16 @@ def perform(app: Application, lock: ReleaseLock, options: dict) -> dict:
     lock.must_belong_to(options["holder"])
     if phase == "abort":
         return {"changed": True, **abort(app, lock, lock.content["phase"])}
-    lock.write(phase=phase)
-    began = time.monotonic()
-    result = PHASES[phase](app, lock)
-    lock.write(seconds={**lock.content["seconds"], phase: seconds_since(began)})
-    if phase == "switch":
+    result = {"changed": True}
+    while phase:
+        lock.write(phase=phase)
+        began = time.monotonic()
+        result |= PHASES[phase](app, lock)
+        lock.write(seconds={**lock.content["seconds"], phase: seconds_since(began)})
+        phase = FOLLOWED_BY.get(phase)
+    if "pruned" in result:
         result |= finish(app, lock, "released")
-    return {"changed": True, **result}
+    return result
 
 
 def main() -> None:
@@ -147,7 +152,10 @@ def main() -> None:
             "phase": {
                 "type": "str",
                 "required": True,
-                "choices": ["plan", *PHASES, "abort", "rollback", "list", "unlock"],
+                "choices": [
+                    *("plan", "build", "migrate", "start"),
+                    *("abort", "rollback", "list", "unlock"),
+                ],
             },
             "app": {"type": "str", "required": True},
             "settings": {"type": "dict", "default": {}},

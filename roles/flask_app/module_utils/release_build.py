@@ -26,10 +26,10 @@ def write_environment(app: Application, release: str, revision: str) -> None:
 
 
 def build(app: Application, plan: dict) -> None:
-    """Unpack the source, make the virtualenv, copy the configuration, and see that it imports.
+    """Unpack the source, make the virtualenv, and copy the configuration.
 
     :param plan: what stands in the lock: `release`, `settings`, `fingerprint`, `holder`.
-    :raises ReleaseError: where a package cannot be had, or the application not be imported.
+    :raises ReleaseError: where a package cannot be had.
     """
     release, settings = plan["release"], plan["settings"]
     install_uv(settings)
@@ -58,12 +58,3 @@ def build(app: Application, plan: dict) -> None:
         commands=settings["commands"],
         virtualenv=made_from,
     )
-    if app.current():  # what cannot run must not get to touch the schema of what serves
-        must_import(app, release, settings["gate"]["seconds"])
-
-
-def must_import(app: Application, release: str, seconds: float) -> None:
-    """Import the application in its own environment, before anything depends on it."""
-    configuration = app.folder(release) / "gunicorn.conf.py"
-    command = ["python", "-m", "gunicorn", "--check-config", "--config", str(configuration)]
-    app.run_in_release(release, command, seconds)

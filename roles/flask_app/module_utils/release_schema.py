@@ -129,17 +129,22 @@ def is_up_to_date(app: Application, release: str, settings: dict, database: Data
 def migrate(app: Application, release: str, settings: dict) -> dict:
     """Bring the schema to what the release expects, after a dump; wait for locks a while only.
 
-    :param settings: `command`, `folder`, `seconds`, `lock_seconds`, `dump`, `dump_max_mib`.
+    What cannot be imported does not get to touch the schema of what serves.
+
+    :param settings: `command`, `folder`, `seconds`, `lock_seconds`, `dump`, `dump_max_mib`,
+        `import_seconds`.
     :returns: the schema's revision `before` and `after`, and the `dump`, as far as there are any.
-    :raises ReleaseError: where the dump cannot be made, or the command fails.
+    :raises ReleaseError: where it cannot be imported, the dump not be made, or the command fails.
     """
     database = database_of(app, release)
-    if database is None:
-        run_command(app, release, settings)
-        return {}
     facts = {"migrations": migrations_hash(app, release, settings)}
-    if is_up_to_date(app, release, settings, database):
+    if database and is_up_to_date(app, release, settings, database):
         app.record(release, schema=database.revision(), **facts)
+        return {}
+    if app.current():
+        app.must_import(release, settings["import_seconds"])
+    if not database:
+        run_command(app, release, settings)
         return {}
     with database.alone(settings["seconds"]):
         before = database.revision()

@@ -25,6 +25,8 @@ def start(app: Application, release: str, gate: dict) -> str:
     """
     before = app.current()
     hand_over = before not in ("", release) and app.socket(before) == app.socket(release)
+    if hand_over:
+        app.must_import(release, gate["seconds"])
     try:
         if hand_over:
             let_connections_go(app, before)

@@ -156,7 +156,8 @@ class Application:
     def unit_files(self) -> list[Path]:
         """Return the unit files that a release runs under."""
         own = [*SYSTEMD.glob(f"{self.name}@.service"), *SYSTEMD.glob(f"{self.name}.socket")]
-        return sorted([*own, *SYSTEMD.glob(f"{self.name}-*@.service")])
+        sandbox = SYSTEMD.glob(f"{self.name}-.service.d/*.conf")
+        return sorted([*own, *sandbox, *SYSTEMD.glob(f"{self.name}-*@.service")])
 
     def socket(self, release: str) -> Path:
         """Return the Unix socket that the instance of a release listens on."""
@@ -262,7 +263,7 @@ class Application:
     def run_in_release(
         self, release: str, command: list[str], timeout_seconds: float, **environment: str
     ) -> str:
-        """Run a command as the application, in its folder and with its environment.
+        """Run a command as the application, in its folder, environment and sandbox.
 
         :param environment: variables beside those of the release.
         :returns: what it printed.
@@ -274,14 +275,9 @@ class Application:
             "Group": self.name,
             "WorkingDirectory": folder / "source",
             "EnvironmentFile": folder / "environment",
-            "NoNewPrivileges": "yes",
-            "PrivateTmp": "yes",
-            "ProtectHome": "yes",
-            "ProtectSystem": "strict",
             "RuntimeMaxSec": int(timeout_seconds),
             "StateDirectory": self.name,
             "StateDirectoryMode": "0750",
-            "UMask": "0027",
         }
         environment = {"PATH": f"{folder}/venv/bin:/usr/bin:/bin", **environment}
         properties = [f"--property={key}={value}" for key, value in settings.items()]
@@ -297,6 +293,15 @@ class Application:
             if time.monotonic() - began < timeout_seconds:
                 raise
             raise ReleaseError(f"{shown} took more than {timeout_seconds:.0f} s.") from None
+
+    def must_import(self, release: str, timeout_seconds: float) -> None:
+        """Import a release as gunicorn will, before anything that serves depends on it.
+
+        :raises ReleaseError: where it cannot be imported.
+        """
+        configuration = self.folder(release) / "gunicorn.conf.py"
+        check = ["python", "-m", "gunicorn", "--check-config", "--config", str(configuration)]
+        self.run_in_release(release, check, timeout_seconds)
 
 
 def release_of(unit: str) -> str:
