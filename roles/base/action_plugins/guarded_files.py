@@ -60,8 +60,12 @@ class ActionModule(ActionBase):
         complaint = self.log_in(login)
         ended = {}
         try:
-            step = "restore" if complaint else "confirm"
-            ended = self.on_host(task_vars, step=step, token=result.pop("token"))
+            ended = self.on_host(
+                task_vars,
+                step="restore" if complaint else "confirm",
+                token=result.pop("token"),
+                services=arguments.get("services", []),
+            )
         except AnsibleConnectionFailure as lost:
             complaint = complaint or f"ssh said: {lost.message}"
         if ended.get("late"):

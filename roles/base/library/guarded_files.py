@@ -197,11 +197,7 @@ class Guard:
             if old != new:
                 changes[path] = (old, new, file["validate"])
         in_force = not options["in_force"] or self.succeeds(options["in_force"])
-        off = [
-            service
-            for service in options["services"]
-            if not self.succeeds(f"systemctl --quiet is-enabled {service}")
-        ]
+        off = self.disabled(options["services"])
         guarded = bool(users or changes or not in_force)
         result = {
             "changed": guarded or bool(off),
@@ -224,14 +220,24 @@ class Guard:
                     self.write(path, new, validate)
                 for command in [*options["check"], *options["apply"]]:
                     self.run(command)
-            for service in off:
-                self.run(f"systemctl enable --quiet {service}")
+            else:
+                self.enable(off)
         except (OSError, RefusedError) as problem:
             self.restore()
             self.module.fail_json(msg=str(problem), refused=True, **result)
         return result
 
-    def confirm(self, token: str) -> dict:
+    def disabled(self, services: list[str]) -> list[str]:
+        """Return the services that do not start at boot."""
+        question = "systemctl --quiet is-enabled"
+        return [service for service in services if not self.succeeds(f"{question} {service}")]
+
+    def enable(self, services: list[str]) -> None:
+        """Let services start at boot; only what is confirmed does."""
+        for service in services:
+            self.run(f"systemctl enable --quiet {service}")
+
+    def confirm(self, token: str, services: list[str]) -> dict:
         """Keep the new settings: stop the timer, forget the old ones."""
         self.module.run_command(f"systemctl stop {TIMER}")
         if not TOKEN.exists() or TOKEN.read_text() != token:
@@ -241,6 +247,7 @@ class Guard:
         UNIT.unlink(missing_ok=True)
         self.module.run_command("systemctl daemon-reload")
         shutil.rmtree(GUARD)
+        self.enable(self.disabled(services))
         return {"changed": True}
 
     def restore(self) -> dict:
@@ -282,7 +289,7 @@ def main() -> None:
     if options["step"] == "begin":
         result = guard.begin(options)
     elif options["step"] == "confirm":
-        result = guard.confirm(options["token"])
+        result = guard.confirm(options["token"], options["services"])
     else:
         result = guard.restore()
     module.exit_json(**result)
