@@ -242,6 +242,7 @@ class Guard:
         self.module.run_command(f"systemctl stop {TIMER}")
         if not TOKEN.exists() or TOKEN.read_text() != token:
             self.module.fail_json(msg="the timer was faster", late=True)
+        os.sync()  # whenever the power goes, the old state comes back, or the new one is whole
         TOKEN.unlink()
         WANTED.unlink(missing_ok=True)
         UNIT.unlink(missing_ok=True)
