@@ -19,6 +19,12 @@ OPTIONS = {
     "web_name": {"type": "str", "description": "Name. Allowed: /^[a-z]+$/."},
     "web_mode": {"type": "str", "choices": ["fast", "safe"], "description": "Mode."},
     "web_names": {"type": "list", "elements": "str", "description": "Names. Allowed: /^[a-z]+$/."},
+    "web_doors": {
+        "type": "list",
+        "elements": "dict",
+        "description": "Doors.",
+        "options": {"port": {"type": "int", "description": "The port. Allowed: 1 to 9."}},
+    },
     "web_free": {"type": "str", "description": "Anything."},
 }
 
@@ -32,6 +38,7 @@ OPTIONS = {
         ("web_name", "abc", "abc"),
         ("web_mode", "safe", "safe"),
         ("web_names", ["a", "b"], ["a", "b"]),
+        ("web_doors", [{"port": "9"}], [{"port": 9}]),
         ("web_free", "  ", "  "),
     ],
 )
@@ -50,6 +57,8 @@ def test_good_inputs_come_back_in_their_type(name, value, resolved):
         ("web_mode", "slow", "fast"),
         ("web_names", ["a", "B"], "Allowed: what matches"),
         ("web_names", {"a": 1}, "Allowed: list."),
+        ("web_doors", [{"port": 1}, {"port": 10}], "port of web_doors is 10."),
+        ("web_doors", [{"port": 10}], "Allowed: 1 to 9."),
     ],
 )
 def test_bad_inputs_are_told_in_four_parts(name, value, told):

@@ -35,6 +35,16 @@ def bound_offence(value, description: str) -> str | None:
     return None
 
 
+def inner_offence(name: str, values: list, options: dict) -> tuple[str, str | None]:
+    """Say which option of which element breaks its bound, and what is allowed."""
+    for element in values:
+        for inner, spec in options.items():
+            allowed = bound_offence(element.get(inner), str(spec["description"]))
+            if allowed:
+                return f"{inner} of {name} is {element[inner]!r}", allowed
+    return "", None
+
+
 def check_inputs(role: str, options: dict, values: dict) -> tuple[dict, list[str]]:
     """Check one role's inputs for type, choices and bounds.
 
@@ -54,6 +64,8 @@ def check_inputs(role: str, options: dict, values: dict) -> tuple[dict, list[str
             checked[name] = result.validated_parameters[name]
             allowed = bound_offence(checked[name], description)
             offence = f"{name} is {checked[name]!r}"
+            if spec.get("options") and not allowed:
+                offence, allowed = inner_offence(name, checked[name], spec["options"])
         if allowed:
             problems.append(
                 f"{offence}.\nInput of the role {role}: {description}\nAllowed: {allowed}.\n"
