@@ -1,7 +1,6 @@
 """The doctor's plugins judge what was seen, and print it for people and for programs."""
 
 import importlib.util
-import json
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -150,9 +149,7 @@ def test_each_finding_is_one_aligned_line():
 def test_only_a_warning_changes_the_exit_code(worst, failures, code):
     callback = doctor_exit.CallbackModule()
     task = SimpleNamespace(action="report")
-    callback.v2_runner_on_ok(
-        SimpleNamespace(task=task, result=json.loads(f'{{"worst": "{worst}"}}'))
-    )
+    callback.v2_runner_on_ok(SimpleNamespace(task=task, result={"worst": worst}))
     stats = SimpleNamespace(failures=failures, dark={})
     if code == 0:
         assert callback.v2_playbook_on_stats(stats) is None

@@ -1,18 +1,14 @@
 """Each check of the doctor: the thing is broken, and its line says so."""
 
 import json
-import os
 import re
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
 testinfra_hosts = ["ansible://application"]
 
-PROJECT = Path(__file__).parents[3]
-INVENTORY = os.environ.get("MOLECULE_INVENTORY_FILE", "")
 TLS = "/etc/slipway/tls/doctor-test"
 
 
@@ -40,20 +36,11 @@ class Report:
 
 
 @pytest.fixture
-def doctor(host):
+def doctor(run_doctor):
     """Return a function that examines this host, with other variables if given."""
-
-    def run(**variables) -> Report:
-        command = ["ansible-playbook", "--inventory", str(Path(INVENTORY).parent)]
-        command += ["--limit", f"{host.backend.host},localhost", "playbooks/doctor.yml"]
-        command += ["--extra-vars", json.dumps({"doctor_json": True, **variables})]
-        settings = {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
-        done = subprocess.run(
-            command, cwd=PROJECT, capture_output=True, text=True, env=os.environ | settings
-        )
-        return Report(done)
-
-    return run
+    return lambda **variables: Report(
+        run_doctor("--extra-vars", json.dumps({"doctor_json": True, **variables}))
+    )
 
 
 @pytest.mark.parametrize(
