@@ -40,7 +40,7 @@ def playbooks_have_telling_names(root: Path) -> Iterator[Offence]:
 
 @rule
 def nouns_hold_only_wiring(root: Path) -> Iterator[Offence]:
-    """Logic lives in roles, knobs in the inventory; who only looks, and operations, may have tasks."""
+    """Logic lives in roles, knobs in the inventory; operations, and who only looks, have tasks."""
     for path in files(root, "playbooks/*.yml"):
         operation = "-" in path.stem or path.stem in LOOKING
         for play in load(path):
