@@ -106,20 +106,27 @@ def sql(host, app):
     )
 
 
+def run_playbook(name: str, host, *arguments: str) -> subprocess.CompletedProcess:
+    """Run a playbook, as a user would, on one host alone."""
+    command = ["ansible-playbook", "--inventory", str(Path(INVENTORY).parent)]
+    command += ["--limit", f"{host.backend.host},localhost", *arguments, name]
+    settings = {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+    settings["TZ"] = "Asia/Ho_Chi_Minh"  # users do not live in UTC; the host's clock does
+    return subprocess.run(
+        command, cwd=PROJECT, capture_output=True, text=True, env=os.environ | settings
+    )
+
+
 @pytest.fixture(scope="module")
 def playbook(host):
-    """Return a function that runs site.yml, as a user would, on this host alone."""
+    """Return a function that runs site.yml."""
+    return lambda *arguments: run_playbook("site.yml", host, *arguments)
 
-    def run(*arguments: str) -> subprocess.CompletedProcess:
-        command = ["ansible-playbook", "--inventory", str(Path(INVENTORY).parent)]
-        command += ["--limit", f"{host.backend.host},localhost", *arguments, "site.yml"]
-        settings = {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
-        settings["TZ"] = "Asia/Ho_Chi_Minh"  # users do not live in UTC; the host's clock does
-        return subprocess.run(
-            command, cwd=PROJECT, capture_output=True, text=True, env=os.environ | settings
-        )
 
-    return run
+@pytest.fixture
+def run_doctor(host):
+    """Return a function that runs playbooks/doctor.yml."""
+    return lambda *arguments: run_playbook("playbooks/doctor.yml", host, *arguments)
 
 
 @pytest.fixture

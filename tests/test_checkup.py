@@ -1,0 +1,159 @@
+"""The doctor's plugins judge what was seen, and print it for people and for programs."""
+
+import importlib.util
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+DOCTOR = Path(__file__).parents[1] / "roles/doctor"
+
+
+def load(name: str):
+    """Import a plugin of the role, which is no package."""
+    spec = importlib.util.spec_from_file_location(Path(name).stem, DOCTOR / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+checkup = load("action_plugins/checkup.py")
+report = load("action_plugins/report.py")
+doctor_exit = load("callback_plugins/doctor_exit.py")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "found"),
+    [
+        ("site_domains", ["app.example.org"], ["site_domains"]),
+        ("flask_app_environment", {"A": {"B": "CHANGE_ME"}}, ["flask_app_environment.A.B"]),
+        ("vault_site_token", "changeme", ["vault_site_token"]),
+        ("flask_app_environment", {"API_KEY": "secret"}, ["flask_app_environment.API_KEY"]),
+        ("ansible_become_password", "123456", ["ansible_become_password"]),
+        ("site_app_name", "secret", []),
+        ("site_token", "{{ vault_site_token }}", []),
+        ("site_token", "", []),
+        ("site_token", "kT4!hq0v2nN", []),
+        ("site_domains", ["myexample.organic.net"], []),
+        ("ansible_managed", "changeme", []),
+        ("site_port", 80, []),
+    ],
+)
+def test_a_placeholder_is_named_and_nothing_else(variable, value, found):
+    assert checkup.placeholders({variable: value}) == found
+
+
+def certificate(days_left: int, self_signed: bool = False) -> dict:
+    """Return a certificate as the host tells of it."""
+    return {
+        "name": "shop",
+        "path": "/etc/slipway/tls/shop/fullchain.pem",
+        "error": "",
+        "days_left": days_left,
+        "self_signed": self_signed,
+    }
+
+
+@pytest.mark.parametrize(
+    ("seen", "state", "said"),
+    [
+        ([], "off", "there is none"),
+        ([certificate(60)], "ok", "good for 60 days"),
+        ([certificate(21)], "ok", "good for 21 days"),
+        ([certificate(20)], "warn", "expires in 20 days"),
+        ([certificate(7)], "warn", "expires in 7 days"),
+        ([certificate(6)], "bad", "expires in 6 days"),
+        ([certificate(-2)], "bad", "expired 2 days ago"),
+        ([certificate(60, self_signed=True)], "warn", "self-signed"),
+        ([certificate(60) | {"error": "unable to load"}], "bad", "unable to load"),
+    ],
+)
+def test_a_certificate_is_judged_by_its_days(seen, state, said):
+    (finding,) = checkup.judge_certificates(seen, warn_days=21, bad_days=7)
+    assert finding.state == state
+    assert said in finding.said
+    assert bool(finding.fix) == (state in ("warn", "bad"))
+
+
+PROBLEM = "vps has 100 MiB of\n  memory.\nSeen in: /proc/meminfo.\nAllowed: 900.\nFix: resize\nit."
+
+
+def test_what_preflight_found_becomes_lines():
+    first = {
+        "good": {"memory": "100 MiB.", "clock": "0 s off.", "budget": ""},
+        "notices": [{"what": "system", "message": "Not tested.\nFix: reinstall."}],
+        "problems": [{"what": "memory", "message": PROBLEM}],
+        "wrong_inputs": ["x is 0.\nInput of the role web: X.\nAllowed: 1 to 2.\nFix: set x."],
+    }
+    second = {"good": {}, "notices": [], "problems": first["problems"], "wrong_inputs": []}
+    assert [tuple(finding) for finding in checkup.preflight_findings([first, second])] == [
+        ("memory", "bad", "vps has 100 MiB of memory.", "resize it."),
+        ("clock", "ok", "0 s off.", ""),
+        ("system", "warn", "Not tested.", "reinstall."),
+        ("inventory", "bad", "x is 0.", "set x."),
+    ]
+
+
+def test_nobody_waits_for_a_name_server_that_does_not_answer():
+    began = time.monotonic()
+    answers = checkup.at_once({"slow": lambda: time.sleep(30), "quick": lambda: 1}, 0.2)
+    assert time.monotonic() - began < 5
+    assert answers["quick"] == 1
+    assert isinstance(answers["slow"], TimeoutError)
+
+
+@pytest.mark.parametrize(
+    ("seen", "state"),
+    [
+        (["203.0.113.7"], "ok"),
+        (["198.51.100.1"], "warn"),
+        (OSError("Name or service not known"), "bad"),
+    ],
+)
+def test_a_name_must_lead_to_this_host(seen, state):
+    (finding,) = checkup.judge_names({"shop.example.org": seen}, {"203.0.113.7", "2001:db8::7"})
+    assert finding.state == state
+    assert ("203.0.113.7" in finding.fix) == (state != "ok")
+
+
+@pytest.mark.parametrize(
+    ("states", "worst"),
+    [
+        (["ok", "off"], "ok"),
+        (["ok", "warn", "off"], "warn"),
+        (["warn", "bad", "ok"], "bad"),
+        ([], "ok"),
+    ],
+)
+def test_the_worst_state_counts(states, worst):
+    assert report.worst([{"state": state} for state in states]) == worst
+
+
+def test_each_finding_is_one_aligned_line():
+    findings = [
+        {"check": "disk", "state": "ok", "said": "12 MiB.", "fix": ""},
+        {"check": "firewall", "state": "bad", "said": "none.", "fix": "run it."},
+    ]
+    lines = report.table("vps", findings).splitlines()
+    assert lines[1:] == [
+        "vps: 1 bad, 1 ok",
+        "ok    disk      12 MiB.",
+        "bad   firewall  none.  Fix: run it.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("worst", "failures", "code"), [("ok", {}, 0), ("warn", {}, 1), ("warn", {"vps": 1}, 0)]
+)
+def test_only_a_warning_changes_the_exit_code(worst, failures, code):
+    callback = doctor_exit.CallbackModule()
+    task = SimpleNamespace(action="report")
+    callback.v2_runner_on_ok(SimpleNamespace(task=task, result={"worst": worst}))
+    stats = SimpleNamespace(failures=failures, dark={})
+    if code == 0:
+        assert callback.v2_playbook_on_stats(stats) is None
+    else:
+        with pytest.raises(SystemExit) as ended:
+            callback.v2_playbook_on_stats(stats)
+        assert ended.value.code == code
