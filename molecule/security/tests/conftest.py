@@ -1,5 +1,8 @@
 """What the tests of the security scenario share: the host outside, and the servers' addresses."""
 
+import contextlib
+import socket
+import ssl
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -36,3 +39,42 @@ def address(host) -> str:
 def name(host) -> str:
     """Return the server's domain."""
     return f"{host.backend.host}.example.org"
+
+
+class Attacker:
+    """Sends whatever bytes it likes to the HTTPS port of a server."""
+
+    def __init__(self, address: str, name: str):
+        self.address, self.name = address, name
+        self.context = ssl.create_default_context()
+        self.context.check_hostname = False
+        self.context.verify_mode = ssl.CERT_NONE  # the certificate has tests of its own
+
+    def send(self, payload: bytes, seconds: float = 10) -> bytes:
+        """Return all that the server says until it closes the connection, or nothing comes."""
+        with (
+            socket.create_connection((self.address, 443), timeout=seconds) as plain,
+            self.context.wrap_socket(plain, server_hostname=self.name) as connection,
+        ):
+            answer = b""
+            with contextlib.suppress(TimeoutError, ConnectionError, ssl.SSLError):
+                connection.sendall(payload)
+            with contextlib.suppress(TimeoutError, ConnectionError, ssl.SSLError):
+                while part := connection.recv(65536):
+                    answer += part
+            return answer
+
+    def request(
+        self, path: str, *headers: str, method: str = "GET", body: bytes = b"", host: str = ""
+    ) -> tuple[int, bytes]:
+        """Send one request; return the status, 0 for none, and the whole answer."""
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {host or self.name}", "Connection: close"]
+        lines += [*headers, *([f"Content-Length: {len(body)}"] if body else [])]
+        answer = self.send("\r\n".join([*lines, "", ""]).encode() + body)
+        return int(answer.split()[1]) if answer.startswith(b"HTTP/") else 0, answer
+
+
+@pytest.fixture
+def attacker(address, name) -> Attacker:
+    """Return somebody with bad intentions."""
+    return Attacker(address, name)

@@ -1,0 +1,78 @@
+"""No secret gets out: not by what Ansible prints, nor by anything that another user can read."""
+
+import pytest
+
+testinfra_hosts = ["ansible://application"]
+
+
+@pytest.fixture(scope="module")
+def secrets(host) -> dict[str, str]:
+    """Return every secret of the host: what was made there, and what the operator brought."""
+    found = {
+        "secret key": host.check_output("cat /etc/webapp/secret_key"),
+        "from the vault": host.check_output("sed -n 's/^API_TOKEN=//p' /etc/webapp/environment"),
+    }
+    found = {name: secret.strip('"') for name, secret in found.items()}
+    assert all(len(secret) >= 40 for secret in found.values())
+    return found
+
+
+@pytest.fixture(scope="module")
+def talkative_run(host, playbook):
+    """Release again with all that Ansible has to say, while the host's process table is watched."""
+    watch = "while :; do ps -ewwo args >> /root/processes; sleep 0.05; done"
+    host.check_output("systemd-run --unit=watch-processes sh -c %s", watch)
+    changed = [
+        "--extra-vars",
+        "flask_app_warm_up_requests=21",
+        "--extra-vars",
+        "gunicorn_threads=3",
+    ]
+    done = playbook("-vvv", "--diff", *changed)
+    host.check_output("systemctl stop watch-processes")
+    assert done.returncode == 0
+    assert "phases | Build it" in done.stdout
+    yield done.stdout + done.stderr
+    host.check_output("rm /root/processes")
+    assert playbook().returncode == 0
+
+
+def test_the_application_has_them(host, secrets, release):
+    environment = host.file(f"/srv/webapp/releases/{release}/environment").content_string
+    assert all(secret in environment for secret in secrets.values())
+
+
+def test_ansible_prints_none_however_much_it_is_asked(talkative_run, secrets):
+    assert [name for name, secret in secrets.items() if secret in talkative_run] == []
+
+
+def test_a_dry_run_prints_none(playbook, secrets):
+    dry = playbook("--check", "--diff", "-vvv", "--extra-vars", "flask_app_trusted_proxies=2")
+    assert dry.returncode == 0
+    assert [name for name, secret in secrets.items() if secret in dry.stdout + dry.stderr] == []
+
+
+def test_the_journal_has_none(host, talkative_run, secrets):
+    for name, secret in secrets.items():
+        assert host.run("journalctl --no-pager --all | grep -F -e %s", secret).stdout == "", name
+
+
+def test_no_command_line_has_any(host, talkative_run, secrets):
+    assert "gunicorn" in host.check_output("cat /root/processes")
+    for name, secret in secrets.items():
+        assert host.run("grep -F -e %s /root/processes", secret).stdout == "", name
+
+
+def test_nobody_else_reads_one_from_a_process_or_a_file(host, talkative_run, secrets):
+    find = "find / -xdev -type f -size -9M -readable 2>/dev/null; ls /proc/[0-9]*/environ"
+    read = f"({find}) | tr '\\n' '\\0' | xargs -0 grep -l -F -e \"$0\" 2>/dev/null"
+    for name, secret in secrets.items():
+        seen = host.run("runuser -u nobody -- sh -c %s %s", read, secret).stdout.split()
+        assert seen == [], name
+
+
+def test_root_would_find_them_there(host, secrets):
+    """Without this, the search above could be one that finds nothing."""
+    search = "grep -rl -F -e %s /srv/webapp/releases /etc/webapp"
+    for secret in secrets.values():
+        assert host.check_output(search, secret)
