@@ -106,6 +106,7 @@ def main() -> None:
             },
         },
         supports_check_mode=True,
+        no_log=True,  # the keys do not belong in the host's journal
     )
     store = Store(module.params["path"], module.run_command)
     wanted = {}
