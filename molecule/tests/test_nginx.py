@@ -72,7 +72,7 @@ def test_without_a_static_folder_the_application_serves_its_own(playbook):
 
 
 def test_a_name_that_no_site_has_goes_to_the_site_with_the_underscore(playbook, neighbour):
-    mine = {"site_domains": ["shop.example.org"]}
+    mine = {"site_domains": ["shop.example.org"], "tls_mode": "off"}
     blog = {"site_app_name": "blog", "site_domains": ["_"], "gunicorn_workers": 1}
     options = neighbour("application", mine=mine, **blog)
     done = playbook(*options, "--check", "--diff", "--tags", "nginx")
@@ -101,6 +101,31 @@ def test_large_answers_are_compressed(site):
 
 def test_the_server_does_not_tell_its_version(site):
     assert site.ask("/health/live").headers["Server"] == "nginx"
+
+
+def test_security_headers_are_on_every_answer(host, site, knob, app, release):
+    promised = {
+        "Referrer-Policy": "strict-origin-when-cross-origin",
+        "X-Content-Type-Options": "nosniff",
+        "X-Frame-Options": "SAMEORIGIN",
+    }
+    static = knob("site_app_static", "webapp/static")
+    folder = f"/srv/{app}/releases/{release}/source/{static}"
+    name = host.check_output("ls %s | head -1", folder)
+    for path in ("/", f"/static/{name}", "/nothing-here"):
+        headers = site.ask(path).headers
+        for header, value in knob("nginx_security_headers", promised).items():
+            assert headers[header] == value
+    assert "Strict-Transport-Security" not in headers
+
+
+def test_without_a_name_for_any_an_unknown_name_gets_no_application(playbook):
+    names = '{"site_domains": ["shop.example.org"], "tls_mode": "off"}'
+    done = playbook("--check", "--diff", "--tags", "nginx", "--extra-vars", names)
+    assert done.returncode == 0
+    assert re.search(r"^-  +listen 80 default_server;\n", done.stdout, re.MULTILINE)
+    assert re.search(r"^\+  +listen 80 default_server;\n(\+.*listen.*\n)?\+ +return 444;",
+                     done.stdout, re.MULTILINE)  # fmt: skip
 
 
 def test_a_body_over_the_limit_is_refused(site, knob):

@@ -42,6 +42,17 @@ def test_a_single_file_without_a_database(host, sql):
     assert sql("SELECT count(*) FROM pg_database WHERE datname = 'echo'", "postgres") == "0"
 
 
+def test_a_header_that_the_application_sets_is_not_doubled():
+    connection = http.client.HTTPConnection(ADDRESS, timeout=30)
+    path = "/response-headers?X-Frame-Options=DENY"
+    connection.request("GET", path, headers={"Host": "echo.example.org"})
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    assert answer.headers.get_all("X-Frame-Options") == ["DENY"]
+    assert answer.headers.get_all("X-Content-Type-Options") == ["nosniff"]
+
+
 @pytest.fixture
 def fit_token(host):
     """Return the token of a user of the diary."""
