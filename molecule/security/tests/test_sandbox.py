@@ -86,7 +86,7 @@ def test_it_may_write_to_its_state(attack):
 @pytest.mark.parametrize(
     "path",
     [f"/etc/{OTHER}/environment", "/etc/webapp/secret_key", "/etc/shadow", "/root/.ssh",
-     "/etc/ssh/ssh_host_ed25519_key", "/etc/ssl/private", "/srv/webapp/release.lock"],
+     "/etc/ssh/ssh_host_ed25519_key", "/etc/slipway/tls/webapp/privkey.pem", "/srv/webapp/release.lock"],
 )  # fmt: skip
 def test_it_reads_nobody_elses_secrets(host, attack, treasures, path):
     assert host.file(path).exists
