@@ -5,7 +5,7 @@ cd /
 
 postgres() { runuser -u postgres -- psql --tuples-only --no-align --command="$1"; }
 
-dpkg-query --show libpq-dev nginx postgresql systemd-timesyncd
+dpkg-query --show fail2ban libpq-dev nftables nginx postgresql systemd-timesyncd unattended-upgrades
 find /usr/local/share/ca-certificates -type f | sort
 grep --recursive --no-filename ^SystemMaxUse /etc/systemd
 postgres "SELECT name, setting FROM pg_settings WHERE name IN ('effective_cache_size',

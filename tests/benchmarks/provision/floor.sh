@@ -12,7 +12,8 @@ cp --recursive "$here/certificates/." /usr/local/share/ca-certificates/
 update-ca-certificates
 apt-get update
 apt-get install --yes --no-install-recommends \
-    libpq-dev nginx postgresql python3-pip-whl systemd-timesyncd
+    fail2ban libpq-dev nftables nginx postgresql python3-pip-whl python3-systemd sudo \
+    systemd-timesyncd unattended-upgrades
 mkdir /etc/systemd/journald.conf.d
 cat >/etc/systemd/journald.conf.d/10-size.conf <<'END'
 [Journal]
@@ -20,6 +21,47 @@ Storage=persistent
 SystemMaxUse=500M
 END
 systemctl restart systemd-journald
+
+# access: keys only, two users, a firewall
+mkdir -p /etc/ssh/authorized_keys.d
+for user in admin deploy; do
+    useradd --create-home --user-group --shell /bin/bash --password '*' "$user"
+    cp /root/.ssh/authorized_keys "/etc/ssh/authorized_keys.d/$user"
+done
+echo 'admin ALL=(ALL:ALL) NOPASSWD: ALL' >/etc/sudoers.d/10-slipway
+chmod 0440 /etc/sudoers.d/10-slipway
+cat >/etc/ssh/sshd_config.d/10-slipway.conf <<'END'
+AuthenticationMethods publickey
+AuthorizedKeysFile /etc/ssh/authorized_keys.d/%u .ssh/authorized_keys
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin prohibit-password
+HostKey /etc/ssh/ssh_host_ed25519_key
+HostKeyAlgorithms ssh-ed25519
+KexAlgorithms -curve25519-*,ecdh-*,diffie-hellman-*
+MACs hmac-sha2-512-etm@openssh.com,hmac-sha2-256-etm@openssh.com,umac-128-etm@openssh.com
+AllowAgentForwarding no
+X11Forwarding no
+END
+sshd -t
+systemctl restart ssh
+cat >/etc/nftables.conf <<'END'
+#!/usr/sbin/nft -f
+table inet slipway
+delete table inet slipway
+table inet slipway {
+    chain input {
+        type filter hook input priority filter; policy drop;
+        ct state vmap { established : accept, related : accept, invalid : drop }
+        iifname "lo" accept
+        meta l4proto { icmp, icmpv6 } accept
+        tcp dport { 22, 80, 443 } accept
+    }
+}
+END
+nft --check --file /etc/nftables.conf
+systemctl enable --quiet nftables
+systemctl reload-or-restart nftables
 
 # postgresql: sized for the host, one role, one database
 vcpus=$(nproc)
@@ -146,3 +188,36 @@ server {
 }
 END
 systemctl reload nginx
+
+# hardening: security updates, bans, kernel settings
+cat >/etc/apt/apt.conf.d/60slipway <<'END'
+APT::Periodic::Update-Package-Lists "1";
+APT::Periodic::Unattended-Upgrade "1";
+#clear Unattended-Upgrade::Origins-Pattern;
+Unattended-Upgrade::Origins-Pattern {
+    "origin=Debian,codename=${distro_codename}-security,label=Debian-Security";
+};
+Unattended-Upgrade::Automatic-Reboot "true";
+END
+cat >/etc/fail2ban/filter.d/slipway-probing.conf <<'END'
+[Definition]
+failregex = ^ \S+ <ADDR> (?:401|404)$
+datepattern = ^{EPOCH}
+END
+cat >/etc/fail2ban/jail.d/slipway.local <<'END'
+[sshd]
+enabled = true
+backend = systemd
+banaction = nftables-allports
+END
+systemctl restart fail2ban
+cat >/etc/sysctl.d/60-slipway.conf <<'END'
+net.ipv4.tcp_syncookies = 1
+net.ipv4.conf.*.rp_filter = 1
+net.ipv4.conf.*.accept_redirects = 0
+net.ipv4.conf.*.send_redirects = 0
+kernel.kptr_restrict = 2
+kernel.dmesg_restrict = 1
+fs.suid_dumpable = 0
+END
+systemctl restart systemd-sysctl
