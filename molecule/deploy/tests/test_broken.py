@@ -28,7 +28,7 @@ SPOILT = {
         "\napp.view_functions['health.ready'] = lambda: ('out of order', 500)\n",
         "said 500: out of order",
     ),
-    "hang_at_start": ("app.py", "\ntime.sleep(600)\n", "took more than"),
+    "hang_at_start": ("app.py", "\ntime.sleep(600)\n", "is not healthy after 30 s"),
     "missing_environment_variable": ("app.py", "\nos.environ['MUST_BE_SET']\n", "MUST_BE_SET"),
     "worker_that_dies": (
         "app.py",

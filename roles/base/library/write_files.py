@@ -95,14 +95,20 @@ def remove(path: Path, module: AnsibleModule) -> None:
     path.unlink()
 
 
-def start_commands(services: list[str], module: AnsibleModule) -> list[str]:
+def to_be_started(services: list[str], module: AnsibleModule) -> list[tuple[str, str]]:
     """Return what it takes to have services run now and at boot; nothing where they do."""
     return [
-        f"systemctl {verb} {service}"
+        (verb, service)
         for service in services
         for question, verb in (("is-enabled", "enable"), ("is-active", "start"))
         if module.run_command(["systemctl", "--quiet", question, service])[0] != 0
     ]
+
+
+def is_starting(service: str, module: AnsibleModule) -> bool:
+    """Tell whether systemd is about to start a service, for what has just been applied."""
+    _, job, _ = module.run_command(["systemctl", "show", "--property=Job", "--value", service])
+    return job.strip() not in ("", "0")
 
 
 def main() -> None:
@@ -142,7 +148,7 @@ def main() -> None:
     stamp = STAMPS / hashlib.sha256(" ".join([*apply, *map(str, seen)]).encode()).hexdigest()[:16]
     gone = surplus(module.params["remove"])
     pending = bool(apply) and (bool(changes or gone) or stamp.exists())
-    to_start = start_commands(module.params["services"], module)
+    to_start = to_be_started(module.params["services"], module)
     result = {
         "changed": bool(changes or gone or pending or to_start),
         "files": sorted(map(str, [*changes, *gone])),
@@ -162,8 +168,9 @@ def main() -> None:
         for command in apply:
             run(command, module)
         stamp.unlink()
-    for command in to_start:
-        run(command, module)
+    for verb, service in to_start:
+        if verb == "enable" or not is_starting(service, module):
+            run(f"systemctl {verb} {service}", module)
     module.exit_json(**result)
 
 
