@@ -216,7 +216,8 @@ def test_a_hand_edit_is_repaired_and_applied(host, site, playbook):
 
 def test_a_run_killed_before_the_reload_is_finished_by_the_next(host, playbook):
     """The stamp stands from before a file is written until what makes it true has succeeded."""
-    step = "systemctl reload-or-restart nginx /etc/nginx/nginx.conf"
+    step = "systemctl daemon-reload systemctl reload-or-restart nginx "
+    step += "/etc/nginx/nginx.conf /etc/systemd/system/nginx.service.d/sandbox.conf"
     stamp = f"/var/lib/slipway/{hashlib.sha256(step.encode()).hexdigest()[:16]}"
     before = nginx_workers(host)
     host.check_output("touch %s", stamp)
