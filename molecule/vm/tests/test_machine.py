@@ -83,6 +83,33 @@ def test_a_reboot_needs_no_human(host, app, site, release):
     assert len(running.splitlines()) == 1
 
 
+def test_the_kernel_keeps_what_it_was_told_after_a_reboot(host):
+    for key, value in {
+        "kernel.kptr_restrict": 2,
+        "kernel.dmesg_restrict": 1,
+        "kernel.yama.ptrace_scope": 2,
+        "kernel.unprivileged_bpf_disabled": 1,
+        "kernel.unprivileged_userns_clone": 0,
+        "fs.suid_dumpable": 0,
+        "fs.protected_fifos": 1,
+        "fs.protected_hardlinks": 1,
+        "fs.protected_regular": 2,
+        "fs.protected_symlinks": 1,
+        "net.ipv4.tcp_syncookies": 1,
+        "net.ipv4.icmp_echo_ignore_broadcasts": 1,
+    }.items():
+        assert host.sysctl(key) == value, key
+    interfaces = host.check_output("ls /proc/sys/net/ipv4/conf").split()
+    assert len(interfaces) >= 4  # all, default, lo and the one to the world
+    for interface in interfaces:
+        key = f"net.ipv4.conf.{interface}"
+        assert host.sysctl(f"{key}.rp_filter") == 1
+        for name in ("accept_redirects", "secure_redirects", "send_redirects"):
+            assert host.sysctl(f"{key}.{name}") == 0
+        assert host.sysctl(f"{key}.accept_source_route") == 0
+        assert host.sysctl(f"net.ipv6.conf.{interface}.accept_redirects") == 0
+
+
 @pytest.mark.parametrize(("cores", "memory_mib", "workers"), [(2, 2048, 5), (4, 4096, 9)])
 def test_a_resized_machine_grows(host, app, site, sql, playbook, cores, memory_mib, workers):
     machine("stop", "machine")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 
 ANY_NAME = "_"
+HTTP, HTTPS = 80, 443
 PLACEHOLDER = re.compile(
     r"change[ _-]?me|replace[ _-]?me|placeholder|\bexample\.(?:com|net|org)\b", re.IGNORECASE
 )
@@ -63,12 +65,20 @@ def resolve(name: str) -> list[str]:
     return sorted({row[4][0] for row in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)})
 
 
-def ask_site(address: str, domain: str, seconds: float) -> tuple[int, float]:
-    """Ask for the first page; return the status and how many seconds it took."""
+def ask_site(address: str, domain: str, port: int, seconds: float) -> tuple[int, float]:
+    """Ask for the first page; return the status and how many seconds it took.
+
+    On port 443 by TLS, whatever the certificate is: that is judged by itself.
+    """
     began = time.monotonic()
-    connection = http.client.HTTPConnection(address, 80, timeout=seconds)
-    headers = {} if domain == ANY_NAME else {"Host": domain}
-    connection.request("GET", "/", headers=headers)
+    connection = http.client.HTTPConnection(address, port, timeout=seconds)
+    connection.connect()
+    name = address if domain == ANY_NAME else domain
+    if port == HTTPS:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+        connection.sock = tls.wrap_socket(connection.sock, server_hostname=name)
+    connection.request("GET", "/", headers={"Host": name})
     status = connection.getresponse().status
     connection.close()
     return status, time.monotonic() - began
@@ -279,8 +289,9 @@ class ActionModule(ActionBase):
             questions["name", name] = lambda name=name: resolve(name)
         for port in given["ports"]:
             questions["port", port] = lambda port=port: connect(address, port, seconds)
-        if 80 in given["ports"]:
-            questions["site", first] = lambda: ask_site(address, first, seconds)
+        web = [port for port in (HTTPS, HTTP) if port in given["ports"]]
+        if web:
+            questions["site", first] = lambda: ask_site(address, first, web[0], seconds)
         answers = at_once(questions, seconds)
         # An address that cannot be resolved here is a name of ssh's own configuration.
         reached = answers.pop(("address", address))

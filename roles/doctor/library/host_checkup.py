@@ -59,7 +59,7 @@ def reboot() -> dict:
 
 def closed_chains(module: AnsibleModule) -> list[str] | None:
     """List the chains that drop what comes in and is not allowed; None without nftables."""
-    nft = module.get_bin_path("nft", opt_dirs=["/usr/sbin"])
+    nft = module.get_bin_path("nft")  # also looks into /usr/sbin
     if nft is None:
         return None
     _, output, _ = module.run_command([nft, "--json", "list", "chains"])
