@@ -23,19 +23,19 @@ def on_outside(command: str, seconds: float = 120) -> subprocess.CompletedProces
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def outside() -> Callable[..., subprocess.CompletedProcess]:
     """Return a function that runs a shell command on the host outside."""
     return on_outside
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def address(host) -> str:
     """Return the server's address among the hosts, as the host outside sees it."""
     return "10.127.18." + host.backend.host.removeprefix("closed")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def name(host) -> str:
     """Return the server's domain."""
     return f"{host.backend.host}.example.org"
@@ -74,7 +74,7 @@ class Attacker:
         return int(answer.split()[1]) if answer.startswith(b"HTTP/") else 0, answer
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def attacker(address, name) -> Attacker:
     """Return somebody with bad intentions."""
     return Attacker(address, name)

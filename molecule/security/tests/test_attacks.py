@@ -127,10 +127,10 @@ def test_sql_in_a_url_is_refused(attacker, sql, path):
     ids=["slow headers", "slow bodies", "slow readers"],
 )
 def test_slow_clients_slow_nobody_else(host, attacker, outside, address, name, how):
-    """The tool slowhttptest opens 600 connections; everybody else is answered meanwhile."""
+    """Open 600 connections, by HTTP: slowhttptest names no host in TLS, and gets no handshake."""
     host.check_output("fail2ban-client unban --all")
     outside(f"grep -q {name} /etc/hosts || echo {address} {name} >> /etc/hosts")
-    slow = f"slowhttptest {how} -c 600 -r 200 -l 15 -u https://{name}/users -v 1"
+    slow = f"slowhttptest {how} -c 600 -r 200 -l 15 -u http://{name}/users -v 1"
     with concurrent.futures.ThreadPoolExecutor() as pool:
         attack = pool.submit(outside, slow, 60)
         time.sleep(4)

@@ -27,7 +27,7 @@ def hole():
 
 
 @pytest.fixture(scope="module")
-def attack(host, playbook, tmp_path_factory):
+def attack(attacker, playbook, tmp_path_factory):
     """Release an application with a hole; return a function that runs code in its worker."""
     source = tmp_path_factory.mktemp("hole") / "app"
     shutil.copytree(PROJECT / "app", source, ignore=shutil.ignore_patterns("instance", ".*cache"))
@@ -37,12 +37,10 @@ def attack(host, playbook, tmp_path_factory):
     assert released.returncode == 0, released.stdout
 
     def run(code: str) -> str:
-        request = ["curl --silent --show-error --unix-socket /run/webapp/current.sock"]
-        request += ["--header 'X-Forwarded-Proto: https' --header 'Content-Type: text/plain'"]
-        answer = host.check_output(
-            f"{' '.join(request)} --data-binary %s http://localhost/hole", code
-        )
-        return json.loads(answer)["result"]
+        kind = "Content-Type: text/plain"
+        status, answer = attacker.request("/hole", kind, method="POST", body=code.encode())
+        assert status == 200
+        return json.loads(answer.split(b"\r\n\r\n", 1)[1])["result"]
 
     yield run
     assert playbook("--tags", "flask_app").returncode == 0
@@ -86,7 +84,8 @@ def test_it_may_write_to_its_state(attack):
 @pytest.mark.parametrize(
     "path",
     [f"/etc/{OTHER}/environment", "/etc/webapp/secret_key", "/etc/shadow", "/root/.ssh",
-     "/etc/ssh/ssh_host_ed25519_key", "/etc/slipway/tls/webapp/privkey.pem", "/srv/webapp/release.lock"],
+     "/etc/ssh/ssh_host_ed25519_key", "/etc/slipway/tls/webapp/privkey.pem",
+     "/srv/webapp/release.lock"],
 )  # fmt: skip
 def test_it_reads_nobody_elses_secrets(host, attack, treasures, path):
     assert host.file(path).exists
