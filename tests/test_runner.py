@@ -147,6 +147,15 @@ def test_silence_is_broken_by_a_sign_of_life(tmp_path, monkeypatch, capsys):
     assert "still running after" in capsys.readouterr().out
 
 
+@pytest.fixture
+def interruptible():
+    """Take Ctrl-C even where the tests were started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_reaches_the_descendants(tmp_path):
     interrupt = threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT))
     interrupt.start()
