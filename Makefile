@@ -18,10 +18,10 @@ demo: ## Serve the sample app at http://127.0.0.1:8080 (DEMO_PORT) from a throwa
 demo-down: ## Remove that host
 	$(run) demo-down
 
-test: ## Run everything that proves this project: check, then every Molecule scenario
+test: ## Run what proves this project: check, then the Molecule scenarios
 	$(run) test
 
-test-all: ## Run the exhaustive scenarios too
+test-all: ## Run the attacks of the scenario security too
 	$(run) test --all
 
 check: ## Run the quick part: linters, house tests, app tests

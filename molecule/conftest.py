@@ -199,3 +199,25 @@ def pytest_runtest_makereport(item, call):
         journal = item.funcargs["host"].run("journalctl --no-pager --lines 40 --priority 5")
         report.sections.append(("journal of the host", journal.stdout))
     return report
+
+
+LYNIS = r"""
+set -eu
+rm -rf /root/lynis && mkdir /root/lynis && cd /root/lynis
+apt-get download --quiet=2 lynis >&2 && dpkg-deb --extract lynis_*.deb .
+cp --recursive etc/lynis/* usr/sbin/lynis usr/share/lynis && cd usr/share/lynis
+./lynis audit system --quick --no-colors --log-file log --report-file report >&2
+cat report
+rm -r /root/lynis
+"""
+
+
+@pytest.fixture(scope="module")
+def lynis(host) -> dict[str, list[str]]:
+    """Return what Lynis reports of the host, by its keys; it is not installed for that."""
+    report = host.check_output("sh -c %s", LYNIS)
+    found = {}
+    for line in report.splitlines():
+        key, _, value = line.partition("=")
+        found.setdefault(key.removesuffix("[]"), []).append(value)
+    return found

@@ -129,6 +129,12 @@ def test_the_unit_is_locked_down(host, app, release, knob):
     assert exposure <= bound + (0.2 if knob("gunicorn_bind", "") else 0)
 
 
+def test_a_crash_of_a_worker_leaves_nothing_of_its_memory(host, workers):
+    for worker in workers:
+        limits = host.file(f"/proc/{worker.pid}/limits").content_string
+        assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE)
+
+
 def test_processes_of_the_application_are_bounded(host, app, release, knob, workers):
     promised = knob("gunicorn_tasks_max", (len(workers) + 1) * (knob("gunicorn_threads", 2) + 16))
     assert int(host.service(f"{app}@{release}").systemd_properties["TasksMax"]) == promised

@@ -145,3 +145,20 @@ def test_the_kernel_takes_every_setting_of_the_network(host, knob):
         assert live[f"{path}/accept_source_route"] == "0"
         assert live[f"ipv6/conf/{interface}/accept_redirects"] == "0"
     assert live["ipv4/tcp_syncookies"] == "1"
+
+
+def test_modules_that_nobody_needs_are_blocked(host, knob):
+    default = ["dccp", "sctp", "rds", "tipc", "usb-storage", "firewire-core", "firewire-ohci"]
+    promised = [
+        f"install {module} /bin/false" for module in knob("hardening_blocked_modules", default)
+    ]
+    written = host.file("/etc/modprobe.d/60-slipway.conf").content_string
+    assert re.findall(r"^install .+", written, re.MULTILINE) == promised
+
+
+def test_a_crash_leaves_nothing_of_its_memory(host):
+    for user in ("root", "nobody"):
+        assert host.check_output("su -s /bin/sh %s -c 'ulimit -H -c'", user) == "0", user
+    said = host.check_output("systemd-analyze cat-config systemd/coredump.conf")
+    last = dict(re.findall(r"^(\w+)=(.+)$", said, re.MULTILINE))
+    assert last == {"Storage": "none", "ProcessSizeMax": "0"}

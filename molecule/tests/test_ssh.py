@@ -103,9 +103,10 @@ def test_the_limits_of_a_connection_are_as_promised(sshd, knob):
         "maxsessions": knob("ssh_max_sessions", 10),
         "logingracetime": knob("ssh_login_grace_seconds", 30),
         "clientaliveinterval": knob("ssh_client_alive_seconds", 60),
-        "clientalivecountmax": 3,
+        "clientalivecountmax": 2,
     }
     assert {name: int(settings[name]) for name in promised} == promised
+    assert (settings["tcpkeepalive"], settings["compression"]) == ("no", "no")
 
 
 def test_who_may_log_in_is_who_the_inventory_names(host, knob):

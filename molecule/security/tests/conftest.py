@@ -13,14 +13,15 @@ HOST = Path(__file__).parents[2] / "hosts/host"
 
 
 def on_outside(command: str, seconds: float = 120) -> subprocess.CompletedProcess:
-    """Run a shell command on the host outside."""
-    return subprocess.run(
+    """Run a shell command on the host outside; its line ends stay as they are."""
+    done = subprocess.run(
         [HOST, "exec", "outside", "sh", "-c", command],
         capture_output=True,
-        text=True,
         timeout=seconds,
         stdin=subprocess.DEVNULL,
     )
+    done.stdout, done.stderr = done.stdout.decode(), done.stderr.decode()
+    return done
 
 
 @pytest.fixture(scope="module")

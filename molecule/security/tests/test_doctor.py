@@ -217,7 +217,7 @@ def test_a_failed_service_is_told(put_aside, doctor):
 def test_a_missing_firewall_is_told(put_aside, doctor, host):
     """First with a table that drops what it does not know, then without any that does."""
     rules = "ct state established,related accept; iif lo accept; tcp dport {22, 80, 443} accept;"
-    chain = f"chain input {{ type filter hook input priority 10; policy drop; {rules} }}"
+    chain = f"chain input {{ type filter hook input priority 10; policy drop; {rules} }};"
     put_aside(f"nft 'table inet doctor_test {{ {chain} }}'", "nft delete table inet doctor_test")
     assert re.search(r"ok: .*inet doctor_test input", doctor().line("firewall"))
     saved = "/run/doctor-rules"
@@ -228,7 +228,7 @@ def test_a_missing_firewall_is_told(put_aside, doctor, host):
 
 def test_the_exit_code_tells_the_worst_state(put_aside, doctor, variables):
     rules = "ct state established,related accept; iif lo accept; tcp dport {22, 80, 443} accept;"
-    chain = f"chain input {{ type filter hook input priority 10; policy drop; {rules} }}"
+    chain = f"chain input {{ type filter hook input priority 10; policy drop; {rules} }};"
     put_aside(f"nft 'table inet doctor_test {{ {chain} }}'", "nft delete table inet doctor_test")
     mine = {"site_domains": [variables["ansible_host"]], "doctor_ports": [], **FILLED_IN}
     warned = doctor(**mine)

@@ -1,5 +1,8 @@
 """No secret gets out: not by what Ansible prints, nor by anything that another user can read."""
 
+import re
+import subprocess
+
 import pytest
 
 testinfra_hosts = ["ansible://application"]
@@ -76,3 +79,31 @@ def test_root_would_find_them_there(host, secrets):
     search = "grep -rl -F -e %s /srv/webapp/releases /etc/webapp"
     for secret in secrets.values():
         assert host.check_output(search, secret)
+
+
+@pytest.mark.parametrize("password", ["none", "wrong"])
+@pytest.mark.parametrize("form", ["file", "value"])
+def test_without_the_password_of_the_vault_nothing_is_changed(playbook, tmp_path, form, password):
+    """The whole file is encrypted, or one value in it."""
+    for name in ("right", "wrong"):
+        (tmp_path / name).write_text(name)
+    lock = ["ansible-vault", "--vault-password-file", str(tmp_path / "right")]
+    secrets = tmp_path / "secrets.yml"
+    if form == "file":
+        secrets.write_text("flask_app_environment: {API_TOKEN: hidden}\n")
+        lock.insert(1, "encrypt")
+        subprocess.run([*lock, secrets], check=True)
+    else:
+        lock.insert(1, "encrypt_string")
+        value = subprocess.run([*lock, "hidden"], check=True, capture_output=True, text=True).stdout
+        indented = value.replace("\n ", "\n    ")
+        secrets.write_text(f"flask_app_environment:\n  API_TOKEN: {indented}\n")
+    options = ["--vault-password-file", str(tmp_path / "wrong")] if password == "wrong" else []
+    done = playbook("--extra-vars", f"@{secrets}", *options)
+    said = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert len(re.findall(r"^\[ERROR\]: ", said, re.MULTILINE)) == 1
+    reason = "no vault secrets found" if password == "none" else "Decryption failed"
+    assert reason in said
+    assert form == "file" or "Fix: give the vault's password" in said
+    assert re.findall(r"changed=[1-9]", said) == []

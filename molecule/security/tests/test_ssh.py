@@ -177,7 +177,7 @@ def test_the_deploy_user_may_do_its_five_things_and_nothing_else(address):
         "sudo -n python3 -c 0",
         "sudo -n systemctl restart nginx",
         "sudo -n -u postgres psql",
-        "sudo -n --preserve-env=PYTHONPATH slipway list webapp",
+        "PYTHONPATH=/tmp sudo -n --preserve-env=PYTHONPATH slipway list webapp",
     ):
         assert log_in(address, "deploy", refused).returncode != 0, refused
     for strange in ("ssh", "../srv", "'web app'", "/etc", "--help=x"):

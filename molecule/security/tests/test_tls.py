@@ -112,7 +112,7 @@ def test_http_leads_to_https(curl, name):
 def test_an_unknown_name_gets_no_application_by_http(curl, address):
     for unknown in ("unknown.example.org", address):
         done = curl(f"http://{unknown}/", "--write-out", "%{http_code}")
-        assert done.returncode == 56  # the connection is reset without a word
+        assert done.returncode in (52, 56)  # closed, or reset, without a word
         assert done.stdout == "000"
 
 
@@ -127,7 +127,7 @@ def test_an_unknown_name_gets_no_certificate(curl, address):
 def test_an_unknown_host_behind_a_known_certificate_gets_no_application(curl, name):
     for version in ("--http1.1", "--http2"):
         done = curl(f"https://{name}/health/live", version, "--header", "Host: other.example.org")
-        assert done.returncode in (56, 92)  # reset, without a word
+        assert done.returncode in (52, 56, 92)  # closed, or reset, without a word
         assert done.stdout == ""
 
 
@@ -248,7 +248,7 @@ class Client(threading.Thread):
 
     def ask(self) -> int:
         """Ask once, on a kept connection if there is one."""
-        if self.connection is None:
+        if self.connection is None or self.connection.sock is None:
             self.connect()
         self.connection.request("GET", "/users?per_page=2")
         answer = self.connection.getresponse()

@@ -60,6 +60,18 @@ def test_the_kernel_enforces_the_memory_limit(host, app, release):
     assert limit == 128 * (3 + 1) * 2**20
 
 
+def test_the_sandbox_has_users_of_its_own(host, app, release):
+    """Which a container cannot give: the rest of the score is asked of every scenario."""
+    analyze = f"systemd-analyze security --no-pager {app}@{release}.service"
+    assert float(host.check_output(f"{analyze} | tail --lines=1").split()[6]) <= 1.0
+
+
+def test_modules_that_nobody_needs_cannot_be_loaded(host):
+    assert "install /bin/false" in host.run("modprobe --dry-run --verbose sctp").stdout
+    assert host.run("modprobe sctp").rc != 0
+    assert host.run("modprobe loop").rc == 0
+
+
 def test_a_wrong_clock_is_refused(host, playbook):
     host.check_output("timedatectl set-ntp false")
     host.check_output("date --set='+2 hours'")

@@ -140,7 +140,6 @@ def main() -> None:
             "services": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
-        no_log=True,  # the contents do not belong in the host's journal
     )
     files, apply = module.params["files"], module.params["apply"]
     seen = {Path(options["dest"]): (state(Path(options["dest"])), options) for options in files}

@@ -10,6 +10,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 
 RANGE = re.compile(r"Allowed: (-?[\d.]+) to (-?[\d.]+)\.$")
+VAULT_FIX = "give the vault's password, by --vault-password-file or --ask-vault-pass."
 PATTERN = re.compile(r"Allowed: /(.+)/\.$")
 
 
@@ -128,9 +129,11 @@ class ActionModule(ActionBase):
                 except AnsibleUndefinedVariable:
                     continue  # handed over by the playbook: the role itself checks it
                 except AnsibleError as error:
+                    is_locked = "decrypt" in error.message.lower()
+                    fix = VAULT_FIX if is_locked else f"set {name} in your inventory."
                     problems.append(
                         f"{name} cannot be computed: {error.message}\nInput of the role {role}.\n"
-                        f"Allowed: {options[name]['type']}.\nFix: set {name} in your inventory."
+                        f"Allowed: {options[name]['type']}.\nFix: {fix}"
                     )
             checked, offences = check_inputs(role, options, inputs)
             resolved |= checked

@@ -29,9 +29,10 @@ class Wanted(NamedTuple):
 
 def provided_pair(site: dict, module: AnsibleModule, store: Store) -> tuple[Wanted, list[str]]:
     """Return the pair that was brought along, and what is doubtful about it; refuse half of one."""
-    pair = next(pair for pair in module.params["provided"] if pair["name"] == site["name"])
+    chain = module.params["provided_chains"][site["name"]]
+    key = module.params["provided_keys"][site["name"]]
     draft = Path(module.tmpdir)
-    for name, text in (("fullchain.pem", pair["chain"]), ("privkey.pem", pair["key"])):
+    for name, text in (("fullchain.pem", chain), ("privkey.pem", key)):
         (draft / name).touch(mode=0o600)
         (draft / name).write_text(text.strip() + "\n")
     certificate = read_pair(draft, module.run_command)
@@ -43,11 +44,9 @@ def provided_pair(site: dict, module: AnsibleModule, store: Store) -> tuple[Want
             "key without a passphrase.\n"
             "Fix: name the two files that were made for each other."
         )
-    target = store.pair_path(site["name"], "provided", pair["chain"], pair["key"])
+    target = store.pair_path(site["name"], "provided", chain, key)
     whole = read_pair(target, module.run_command) is not None
-    return Wanted(target, *(() if whole else (pair["chain"], pair["key"]))), doubts(
-        site, certificate
-    )
+    return Wanted(target, *(() if whole else (chain, key))), doubts(site, certificate)
 
 
 def doubts(site: dict, certificate) -> list[str]:
@@ -94,19 +93,11 @@ def main() -> None:
                     "mode": {"type": "str", "choices": ["acme", "selfsigned", "provided"]},
                 },
             },
-            "provided": {
-                "type": "list",
-                "elements": "dict",
-                "required": True,
-                "options": {
-                    "name": {"type": "str", "required": True},
-                    "chain": {"type": "str", "required": True},
-                    "key": {"type": "str", "required": True, "no_log": True},
-                },
-            },
+            "provided_chains": {"type": "dict", "required": True},
+            # Not a key within each chain's entry: Ansible would log that.
+            "provided_keys": {"type": "dict", "required": True, "no_log": True},
         },
         supports_check_mode=True,
-        no_log=True,  # the keys do not belong in the host's journal
     )
     store = Store(module.params["path"], module.run_command)
     wanted = {}
