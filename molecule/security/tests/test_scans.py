@@ -26,8 +26,7 @@ def test_testssl_finds_nothing_above_low(outside, address, name):
     assert [
         f"{one['severity']} {one['id']}: {one['finding']}"
         for one in findings
-        if one["severity"] not in ("OK", "INFO", "LOW")
-        and one["id"] not in OF_THE_CA | OF_THE_SCAN
+        if one["severity"] not in ("OK", "INFO", "LOW") and one["id"] not in OF_THE_CA | OF_THE_SCAN
     ] == []
 
 

@@ -81,9 +81,9 @@ def test_root_would_find_them_there(host, secrets):
         assert host.check_output(search, secret)
 
 
-@pytest.mark.parametrize("password", ["none", "wrong"])
+@pytest.mark.parametrize("given", ["none", "wrong"])
 @pytest.mark.parametrize("form", ["file", "value"])
-def test_without_the_password_of_the_vault_nothing_is_changed(playbook, tmp_path, form, password):
+def test_without_the_password_of_the_vault_nothing_is_changed(playbook, tmp_path, form, given):
     """The whole file is encrypted, or one value in it."""
     for name in ("right", "wrong"):
         (tmp_path / name).write_text(name)
@@ -98,12 +98,12 @@ def test_without_the_password_of_the_vault_nothing_is_changed(playbook, tmp_path
         value = subprocess.run([*lock, "hidden"], check=True, capture_output=True, text=True).stdout
         indented = value.replace("\n ", "\n    ")
         secrets.write_text(f"flask_app_environment:\n  API_TOKEN: {indented}\n")
-    options = ["--vault-password-file", str(tmp_path / "wrong")] if password == "wrong" else []
+    options = ["--vault-password-file", str(tmp_path / "wrong")] if given == "wrong" else []
     done = playbook("--extra-vars", f"@{secrets}", *options)
     said = done.stdout + done.stderr
     assert done.returncode != 0
     assert len(re.findall(r"^\[ERROR\]: ", said, re.MULTILINE)) == 1
-    reason = "no vault secrets found" if password == "none" else "Decryption failed"
+    reason = "no vault secrets found" if given == "none" else "Decryption failed"
     assert reason in said
     assert form == "file" or "Fix: give the vault's password" in said
     assert re.findall(r"changed=[1-9]", said) == []
