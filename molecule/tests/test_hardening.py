@@ -148,10 +148,10 @@ def test_the_kernel_takes_every_setting_of_the_network(host, knob):
 
 
 def test_modules_that_nobody_needs_are_blocked(host, knob):
-    default = ["dccp", "sctp", "rds", "tipc", "usb-storage", "firewire-core", "firewire-ohci"]
-    promised = [
-        f"install {module} /bin/false" for module in knob("hardening_blocked_modules", default)
-    ]
+    default = "dccp sctp rds tipc usb-storage firewire-core firewire-ohci cramfs freevxfs hfs"
+    default = [*default.split(), "hfsplus", "jffs2", "udf"]
+    blocked = knob("hardening_blocked_modules", default)
+    promised = [f"install {module} /bin/false" for module in blocked]
     written = host.file("/etc/modprobe.d/60-slipway.conf").content_string
     assert re.findall(r"^install .+", written, re.MULTILINE) == promised
 
@@ -162,3 +162,10 @@ def test_a_crash_leaves_nothing_of_its_memory(host):
     said = host.check_output("systemd-analyze cat-config systemd/coredump.conf")
     last = dict(re.findall(r"^(\w+)=(.+)$", said, re.MULTILINE))
     assert last == {"Storage": "none", "ProcessSizeMax": "0"}
+
+
+def test_a_forgotten_prompt_logs_itself_out(host, knob):
+    said = host.check_output("env --ignore-environment bash --login -c 'echo $TMOUT; ulimit -S -c'")
+    assert said.split() == [str(knob("hardening_idle_shell_seconds", 3600)), "0"]
+    changed = host.run("env --ignore-environment bash --login -c 'TMOUT=0'")
+    assert "readonly variable" in changed.stderr

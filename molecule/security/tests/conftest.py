@@ -79,3 +79,11 @@ class Attacker:
 def attacker(address, name) -> Attacker:
     """Return somebody with bad intentions."""
     return Attacker(address, name)
+
+
+@pytest.fixture
+def forgiven(host):
+    """Let sshd and fail2ban forget what other tests did, which they count for an address."""
+    forget = "systemctl reset-failed; systemctl restart ssh && fail2ban-client unban --all"
+    command = [HOST, "exec", host.backend.host, "sh", "-c", forget]
+    subprocess.run(command, check=True, capture_output=True)

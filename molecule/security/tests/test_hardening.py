@@ -126,7 +126,7 @@ def test_a_banned_address_stays_banned_when_fail2ban_restarts(host, curl):
     curl("wp-login.php", times=120)
     assert wait_until(lambda: banned(host, "slipway-probing") == [OUTSIDE])
     host.check_output("systemctl restart fail2ban")
-    ask = "fail2ban-client get slipway-probing banip"
+    ask = "fail2ban-client get slipway-probing banip || true"  # it is not there at once
     assert wait_until(lambda: OUTSIDE in host.run(ask).stdout)
     assert curl("health/live") == ["000"]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 testinfra_hosts = ["ansible://application"]
+pytestmark = pytest.mark.usefixtures("forgiven")
 
 PROJECT = Path(__file__).parents[3]
 HOST = PROJECT / "molecule/hosts/host"

@@ -127,8 +127,9 @@ def test_an_unknown_name_gets_no_certificate(curl, address):
 def test_an_unknown_host_behind_a_known_certificate_gets_no_application(curl, name):
     for version in ("--http1.1", "--http2"):
         done = curl(f"https://{name}/health/live", version, "--header", "Host: other.example.org")
-        assert done.returncode in (52, 56, 92)  # closed, or reset, without a word
-        assert done.stdout == ""
+        # Closed or reset without a word; nginx since 1.25 says that the name is another's.
+        assert done.returncode in (52, 56, 92) or "421 Misdirected Request" in done.stdout
+        assert '"status"' not in done.stdout
 
 
 def test_only_tls_1_2_and_1_3_are_spoken(outside, address, name):
@@ -434,9 +435,12 @@ def test_a_certificate_of_ones_own_serves_with_the_word_of_its_responder(
     assert "PRIVATE KEY" not in apply(**mine)
     assert host.run("journalctl --no-pager --boot | grep --quiet 'PRIVATE KEY'").rc == 1
     ask = f"openssl s_client -connect {address}:443 -servername {name} -status </dev/null"
-    outside(ask)  # nginx fetches the word of the responder for the first client, not before it
-    time.sleep(2)
-    seen = outside(f"{ask} -CAfile /tmp/company-{name}/ca.pem").stdout
+    # Each worker of nginx fetches the word of the responder for its own first client.
+    for _ in range(20):
+        seen = outside(f"{ask} -CAfile /tmp/company-{name}/ca.pem").stdout
+        if "OCSP Response Status" in seen:
+            break
+        time.sleep(0.5)
     assert "Verify return code: 0 (ok)" in seen
     assert "OCSP Response Status: successful" in seen
     key = host.file(host.check_output("realpath /etc/slipway/tls/webapp/privkey.pem"))
