@@ -143,6 +143,7 @@ def test_the_kernel_takes_every_setting_of_the_network(host, knob):
         for redirects in ("accept_redirects", "secure_redirects", "send_redirects"):
             assert live[f"{path}/{redirects}"] == "0"
         assert live[f"{path}/accept_source_route"] == "0"
+        assert live[f"{path}/log_martians"] == "1"
         assert live[f"ipv6/conf/{interface}/accept_redirects"] == "0"
     assert live["ipv4/tcp_syncookies"] == "1"
 

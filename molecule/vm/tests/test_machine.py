@@ -119,6 +119,7 @@ def test_the_kernel_keeps_what_it_was_told_after_a_reboot(host):
     for interface in interfaces:
         key = f"net.ipv4.conf.{interface}"
         assert host.sysctl(f"{key}.rp_filter") == 1
+        assert host.sysctl(f"{key}.log_martians") == 1
         for name in ("accept_redirects", "secure_redirects", "send_redirects"):
             assert host.sysctl(f"{key}.{name}") == 0
         assert host.sysctl(f"{key}.accept_source_route") == 0
