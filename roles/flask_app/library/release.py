@@ -10,6 +10,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.release_build import build
 from ansible.module_utils.release_lock import WAIT_SECONDS, LockHeldError, ReleaseLock
 from ansible.module_utils.release_plan import listed, need_disk, plan
+from ansible.module_utils.release_restart import restart
 from ansible.module_utils.release_schema import migrate
 from ansible.module_utils.release_switch import roll_back, start, switch
 from ansible.module_utils.releases import Application, ReleaseError
@@ -98,19 +99,39 @@ def begin(app: Application, lock: ReleaseLock, options: dict) -> dict:
 
 
 def go_back(app: Application, lock: ReleaseLock, options: dict) -> dict:
-    """Take the lock, roll back, and give it back whatever happens."""
+    """Roll back to what the settings name."""
+    return roll_back(app, options["settings"])
+
+
+def start_anew(app: Application, lock: ReleaseLock, options: dict) -> dict:
+    """Start the current release beside itself, and switch."""
+    return restart(app, options["settings"], options["holder"])
+
+
+# Phases that are a whole run: what they do, what the log calls it, and where they came from.
+WHOLE = {
+    "rollback": (go_back, "rolled back", "rolled_back_from"),
+    "restart": (start_anew, "restarted", "restarted_from"),
+}
+
+
+def do_whole(app: Application, lock: ReleaseLock, options: dict) -> dict:
+    """Take the lock, do it, and give the lock back whatever happens."""
+    phase = options["phase"]
+    do, action, origin = WHOLE[phase]
     took_over = lock.take(options["holder"], options["gone"])
-    lock.write(phase="rollback")
+    lock.write(phase=phase)
     began = time.monotonic()
     try:
-        result = roll_back(app, options["settings"])
+        app.remove_incomplete()
+        result = do(app, lock, options)
     except ReleaseError:
         serving = app.current()
-        app.write_log(by=options["holder"], action="rollback failed", serving=serving)
+        app.write_log(by=options["holder"], action=f"{phase} failed", serving=serving)
         lock.give_back()
         raise
-    lock.write(release=result["release"], seconds={"rollback": seconds_since(began)})
-    done = finish(app, lock, "rolled back", rolled_back_from=result["before"])
+    lock.write(release=result["release"], seconds={phase: seconds_since(began)})
+    done = finish(app, lock, action, **{origin: result["before"]})
     return {**done, "changed": True, "took_over": took_over}
 
 
@@ -124,8 +145,8 @@ def perform(app: Application, lock: ReleaseLock, options: dict) -> dict:
     phase = options["phase"]
     if phase == "plan":
         return begin(app, lock, options)
-    if phase == "rollback":
-        return go_back(app, lock, options)
+    if phase in WHOLE:
+        return do_whole(app, lock, options)
     if phase == "unlock":
         held = lock.content
         lock.give_back()
@@ -154,7 +175,7 @@ def main() -> None:
                 "required": True,
                 "choices": [
                     *("plan", "build", "migrate", "start"),
-                    *("abort", "rollback", "list", "unlock"),
+                    *("abort", "rollback", "restart", "list", "unlock"),
                 ],
             },
             "app": {"type": "str", "required": True},

@@ -260,6 +260,34 @@ class Application:
 
     # -- running something in a release
 
+    def command_in_release(
+        self, release: str, command: list[str], limits: dict[str, str], **environment: str
+    ) -> list[str]:
+        """Return what runs a command as the application, in its folder, environment and sandbox.
+
+        It has the terminal of whoever runs it, or else their pipes.
+
+        :param limits: further properties of its unit.
+        :param environment: variables beside those of the release.
+        """
+        folder = self.folder(release)
+        settings = {
+            "User": self.name,
+            "Group": self.name,
+            "WorkingDirectory": folder / "source",
+            "EnvironmentFile": folder / "environment",
+            "StateDirectory": self.name,
+            "StateDirectoryMode": "0750",
+            **limits,
+        }
+        environment = {"PATH": f"{folder}/venv/bin:/usr/bin:/bin", **environment}
+        properties = [f"--property={key}={value}" for key, value in settings.items()]
+        variables = [f"--setenv={key}={value}" for key, value in environment.items()]
+        unit = f"--unit={self.name}-task-{time.time_ns()}"  # the sandbox is that of APP-*
+        wait = ["systemd-run", "--quiet", "--collect", "--pty", "--pipe", "--wait", unit]
+        # env finds the command in the release's own PATH; systemd-run would look in root's.
+        return [*wait, *properties, *variables, "/usr/bin/env", *command]
+
     def run_in_release(
         self, release: str, command: list[str], timeout_seconds: float, **environment: str
     ) -> str:
@@ -269,23 +297,8 @@ class Application:
         :returns: what it printed.
         :raises ReleaseError: where it fails or takes too long.
         """
-        folder = self.folder(release)
-        settings = {
-            "User": self.name,
-            "Group": self.name,
-            "WorkingDirectory": folder / "source",
-            "EnvironmentFile": folder / "environment",
-            "RuntimeMaxSec": int(timeout_seconds),
-            "StateDirectory": self.name,
-            "StateDirectoryMode": "0750",
-        }
-        environment = {"PATH": f"{folder}/venv/bin:/usr/bin:/bin", **environment}
-        properties = [f"--property={key}={value}" for key, value in settings.items()]
-        variables = [f"--setenv={key}={value}" for key, value in environment.items()]
-        unit = f"--unit={self.name}-task-{time.time_ns()}"
-        wait = ["systemd-run", "--quiet", "--collect", "--pipe", "--wait", unit]
-        # env finds the command in the release's own PATH; systemd-run would look in root's.
-        command_line = [*wait, *properties, *variables, "/usr/bin/env", *command]
+        limit = {"RuntimeMaxSec": str(int(timeout_seconds))}
+        command_line = self.command_in_release(release, command, limit, **environment)
         shown, began = " ".join(command), time.monotonic()
         try:
             return run(command_line, shown=shown, timeout=timeout_seconds + 10)

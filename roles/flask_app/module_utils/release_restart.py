@@ -1,0 +1,62 @@
+"""Start what serves anew: as another instance beside it, through the same gate and switch."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+
+from ansible.module_utils.release_switch import start, switch
+from ansible.module_utils.releases import Application, ReleaseError, now, run, write_text
+
+# What the copy gets of its own; the rest of what is recorded stays true of it.
+OF_ITS_OWN = {"release", "built", "by", "switched", "rolled_back"}
+
+
+def restart(app: Application, settings: dict, holder: dict) -> dict:
+    """Put a copy of the current release into its place, and remove the old one.
+
+    The copy consists of hard links and has a name of its own, so it has its own socket, too: the
+    old instance serves until the new one is healthy.
+
+    :param settings: `gate`, `drain_seconds`.
+    :raises ReleaseError: where there is none yet, or it does not get healthy; then the old one
+        serves on.
+    """
+    before = app.current()
+    if not before:
+        raise ReleaseError(
+            f"{app.name} has no release yet.\nSeen in: {app.current_link}.\n"
+            "Allowed: an application that was released.\n"
+            "Fix: ansible-playbook playbooks/deploy-application.yml"
+        )
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    release = f"{stamp}-{before.rpartition('-')[2]}"
+    copy(app, before, release, holder)
+    try:
+        start(app, release, settings["gate"])
+    except ReleaseError as error:
+        journal = app.journal(release)
+        app.remove(release)
+        raise ReleaseError(f"{error}\n{journal}\nServing: {before}.") from None
+    switch(app, release, settings["drain_seconds"])
+    app.remove(before)
+    return {"release": release, "before": before}
+
+
+def copy(app: Application, before: str, release: str, holder: dict) -> None:
+    """Make the folder of a release that is another one but for its name."""
+    old, new = app.folder(before), app.folder(release)
+    new.mkdir()
+    parts = [str(old / name) for name in ("source", "venv", "gunicorn.conf.py")]
+    run(["cp", "--archive", "--link", *parts, str(new)])
+    name = f'RELEASE_ID="{release}"'
+    text = (old / "environment").read_text()
+    text = re.sub(r"^RELEASE_ID=.*$", name, text, flags=re.MULTILINE)
+    write_text(new / "environment", text, mode=0o640)
+    os.chown(new / "environment", 0, app.owner()[1])
+    socket = app.socket(before)
+    is_own = socket.stem == before
+    (new / "gunicorn.sock").symlink_to(socket.with_stem(release) if is_own else socket)
+    facts = {key: value for key, value in app.manifest(before).items() if key not in OF_ITS_OWN}
+    app.record(release, **facts, release=release, built=now(), by=holder, restarted_from=before)
