@@ -16,8 +16,8 @@ WIRING = {
     "tags",
     "vars",
 }
-# They only look: preflight refuses what it finds, doctor tells it.
-LOOKING = {"doctor", "preflight"}
+# They only look: preflight refuses what it finds, doctor and status tell it.
+LOOKING = {"doctor", "preflight", "status"}
 
 
 @rule

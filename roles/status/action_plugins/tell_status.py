@@ -1,0 +1,129 @@
+"""Print the status of every machine: some lines for a person, or one line of JSON."""
+
+from __future__ import annotations
+
+import calendar
+import json
+import time
+
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+STEPS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in the largest unit of which there are two."""
+    size, unit = next((step for step in STEPS if seconds >= 2 * step[0]), STEPS[-1])
+    return f"{seconds // size:.0f} {unit}"
+
+
+def age(moment: str) -> str:
+    """Return how long ago a moment was."""
+    return duration(time.time() - calendar.timegm(time.strptime(moment, "%Y-%m-%dT%H:%M:%SZ")))
+
+
+def wrong(app: dict) -> str:
+    """Say why an application does not serve as promised; "" where it does."""
+    if not app["release"]:
+        return "has no release yet"
+    if not app["serves"]:
+        return "is down"
+    alive, promised = app["workers"]["alive"], app["workers"]["promised"]
+    return f"has {alive} of {promised} workers" if alive < promised else ""
+
+
+def app_lines(app: dict) -> list[tuple[str, str]]:
+    """Return the lines of an application."""
+    if not app["release"]:
+        return [("release", "none yet: ansible-playbook playbooks/deploy-application.yml")]
+    asked, workers = app["requests"], app["workers"]
+    what = " ".join(filter(None, [app["revision"], app["version"]]))
+    release = f"{app['release']} ({what}) since {app['since']}, {age(app['since'])}"
+    requests = f"{asked['per_second']:g} per second"
+    if asked["count"]:
+        requests += f", p50 {asked['p50_ms']} ms, p99 {asked['p99_ms']} ms"
+    window = duration(asked["window_seconds"])
+    requests += f", {asked['answers_5xx']} answers 5xx in the last {window}"
+    restarts = f", restarted {app['restarts']} times by systemd" if app["restarts"] else ""
+    lines = [
+        ("release", release if app["serves"] else f"{release}: IT IS DOWN"),
+        ("workers", f"{workers['alive']} of {workers['promised']} alive{restarts}"),
+        ("requests", requests),
+    ]
+    if app["maintenance"]:
+        lines.append(("maintenance", "ON: visitors see its page"))
+    if app["releasing"]:
+        lines.append(("releasing", f"{app['releasing']} is at work"))
+    return lines
+
+
+def database_line(machine: dict) -> str:
+    """Return the line of PostgreSQL."""
+    database = machine["database"]
+    if not database:
+        return "does not answer" if machine["has_database"] else "none on this machine"
+    line = f"{database['used']} of {database['allowed']} connections"
+    for name, one in database["databases"].items():
+        line += f"; {name}: {one['used']}, {one['size_mib']} MiB"
+        if one["cache_hit_percent"] is not None:
+            line += f", {one['cache_hit_percent']} % of reads from the cache"
+    return line
+
+
+def machine_lines(machine: dict) -> list[tuple[str, str]]:
+    """Return the lines of a machine."""
+    memory, waiting = machine["memory"], machine["updates"]
+    disks = [f"{disk['used_percent']} % of {disk['path']} used, {disk['free_mib']} MiB free"
+             for disk in machine["disks"]]  # fmt: skip
+    certificates = [f"{one['app']} {'broken' if one['days'] is None else one['days']} days"
+                    for one in machine["certificates"]]  # fmt: skip
+    updates = "apt cannot tell"
+    if waiting:
+        updates = f"{waiting['security']} security, {waiting['others']} others wait"
+    return [
+        ("database", database_line(machine)),
+        ("disk", "; ".join(disks)),
+        ("memory", f"{memory['available_mib']} of {memory['total_mib']} MiB available"),
+        ("load", f"{machine['load']:.2f} on {machine['processors']} processors, "
+                 f"up {duration(machine['uptime_seconds'])}"),
+        ("certificate", ", ".join(certificates) or "none: plain HTTP"),
+        ("updates", updates + (", a reboot too" if machine["reboot_required"] else "")),
+        ("backup", "not set up"),
+        ("alerts", "not set up"),
+    ]  # fmt: skip
+
+
+def page(host: dict) -> str:
+    """Return the lines of one machine and its applications, aligned."""
+    blocks = [(app["app"], app_lines(app)) for app in host["apps"]]
+    blocks.append((host["host"], machine_lines(host["machine"])))
+    lines = []
+    for title, rows in blocks:
+        lines += ["", title, *(f"  {name:12} {text}" for name, text in rows)]
+    return "\n".join(lines)
+
+
+class ActionModule(ActionBase):
+    """Runs on the control node only."""
+
+    _requires_connection = False
+
+    def run(self, tmp=None, task_vars=None):
+        """Print; fail where an application does not serve as promised."""
+        super().run(tmp, task_vars)
+        hostvars, variable = task_vars["hostvars"], self._task.args["variable"]
+        hosts = []
+        for name in task_vars["ansible_play_hosts"]:
+            seen = hostvars[name].get(variable, {})
+            if "machine" in seen:
+                machine = {**seen["machine"], "backup": None, "drill": None, "alerts": None}
+                machine["has_database"] = self._task.args["has_database"]
+                hosts.append({"host": name, "machine": machine, "apps": seen["apps"]})
+        if self._task.args["as_json"]:
+            Display().display(json.dumps({"hosts": hosts}))
+        else:
+            Display().display("\n".join(map(page, hosts)) + "\n")
+        bad = [f"{app['app']} on {host['host']} {why}"
+               for host in hosts for app in host["apps"] if (why := wrong(app))]  # fmt: skip
+        return {"changed": False, "failed": bool(bad), "msg": "; ".join(bad)}
