@@ -130,6 +130,19 @@ def run_doctor(host):
 
 
 @pytest.fixture
+def run_ops(host):
+    """Return a function that runs ./ops."""
+
+    def run(*arguments: str, **options: object) -> subprocess.CompletedProcess:
+        options = {"capture_output": True, "text": True, "timeout": 300} | options
+        command = [str(PROJECT / "ops"), "--inventory", str(Path(INVENTORY).parent), *arguments]
+        settings = {"ANSIBLE_NOCOLOR": "1", "TZ": "Asia/Ho_Chi_Minh"}
+        return subprocess.run(command, env=os.environ | settings, **options)
+
+    return run
+
+
+@pytest.fixture
 def neighbour(host, tmp_path, variables):
     """Return a function: the options that put an entry `neighbour` on the host's machine.
 

@@ -1,0 +1,297 @@
+"""What people do every day: ./ops does it, and says how it ended."""
+
+import json
+import os
+import re
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+testinfra_hosts = ["ansible://database"]
+PROJECT = Path(__file__).parents[3]
+SCRIPT = """\
+import getpass, os
+from sqlalchemy import text
+from webapp.extensions import db
+print("IS", os.environ["RELEASE_ID"], getpass.getuser(), os.getcwd())
+print("ASKED", db.session.execute(text("select current_database()")).scalar())
+try:
+    open("/srv/shop/here", "w")
+except OSError as error:
+    print("DENIED", error.strerror)
+
+"""
+
+
+@pytest.fixture
+def ops(run_ops):
+    """Return a function that runs ./ops and expects an exit code."""
+
+    def run(*arguments: str, code: int = 0, **options: object) -> str:
+        done = run_ops(*arguments, **options)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    return run
+
+
+@pytest.fixture
+def current(host):
+    """Return a function that tells which release serves."""
+    return lambda app="shop": host.check_output(f"basename $(readlink /srv/{app}/current)")
+
+
+def status_of(ops, app: str, **options) -> dict:
+    """Return what the status says of an application."""
+    said = ops("-l", app, "status", "--json", **options)
+    document = json.loads(next(line for line in said.splitlines() if line.startswith("{")))
+    return next(one for one in document["hosts"][0]["apps"] if one["app"] == app)
+
+
+def ask(address: str, path: str = "/health/ready") -> tuple[int, str, str]:
+    """Return status, Retry-After and body of a page."""
+    try:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=20) as answer:
+            return answer.status, answer.headers["Retry-After"], answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers["Retry-After"], error.read().decode()
+
+
+# -- to look
+
+
+def test_the_status_has_every_application_and_its_certificate(ops):
+    said = ops("--json", "status")
+    (one,) = json.loads(said.splitlines()[0])["hosts"]
+    assert {app["app"]: app["serves"] for app in one["apps"]} == {"shop": True, "blog": True}
+    (certificate,) = one["machine"]["certificates"]
+    assert (certificate["app"], certificate["days"] > 21) == ("blog", True)
+
+
+def test_limit_shows_one_application(ops):
+    said = ops("-l", "blog", "status")
+    assert "\nblog\n" in said
+    assert "\nshop\n" not in said
+
+
+def test_the_status_counts_requests_of_each_application(ops, address):
+    window = ["--", "-e", "status_window_seconds=60"]
+    before = json.loads(ops("--json", "status", *window).splitlines()[0])["hosts"][0]["apps"]
+    for _ in range(50):
+        assert ask(address, "/health/live")[0] == 200
+        assert ask(address, "/users/999999")[0] == 404
+    after = json.loads(ops("--json", "status", *window).splitlines()[0])["hosts"][0]["apps"]
+    grown = [new["requests"]["count"] - old["requests"]["count"]
+             for old, new in zip(before, after, strict=True)]  # fmt: skip
+    assert grown[0] in range(80, 101)  # those of before may be out of the window meanwhile
+    assert grown[1] <= 0
+    assert after[0]["requests"]["window_seconds"] == 60
+
+
+def test_a_worker_that_is_missing_fails_the_status(host, ops, current):
+    unit = f"shop@{current()}"
+    main = host.check_output(f"systemctl show --property=MainPID --value {unit}")
+    host.check_output(f"kill -STOP {main}")
+    try:
+        worker = host.check_output(f"pgrep --parent {main} | head --lines=1")
+        host.check_output(f"kill -KILL {worker}")
+        time.sleep(1)
+        # A zombie until its parent looks: that one is stopped, too.
+        host.check_output(f"kill -CONT {main}; kill -TTOU {main}; sleep 2")
+        said = ops("-l", "shop", "status", code=2)
+        assert "shop on shop has 1 of 2 workers" in said
+    finally:
+        host.check_output(f"kill -CONT {main}; kill -TTIN {main}; sleep 2")
+    assert status_of(ops, "shop")["workers"] == {"alive": 2, "promised": 2}
+
+
+def test_an_application_that_is_down_fails_the_status(host, ops):
+    host.check_output("systemctl stop blog.target")
+    try:
+        assert "blog on harbour is down" in ops("status", code=2)
+    finally:
+        host.check_output("systemctl start blog.target")
+        host.check_output("sleep 5")
+    assert status_of(ops, "blog")["serves"]
+
+
+def test_a_host_that_cannot_be_reached_is_told_by_4(ops):
+    assert "UNREACHABLE" in ops("-l", "shop", "status", "--", "-e", "ansible_port=1", code=4)
+
+
+def test_a_word_that_there_is_not_is_told_by_64(ops):
+    assert "Fix: ./ops --help" in ops("dance", code=64)
+
+
+def test_releases_come_as_json(ops, current):
+    rows = [json.loads(line) for line in ops("releases", "--json").splitlines()]
+    assert {row["app"]: row["releases"][0]["release"] for row in rows} == {
+        "shop": current("shop"),
+        "blog": current("blog"),
+    }
+
+
+# -- logs
+
+
+def test_logs_show_the_application_and_its_commands(ops):
+    said = ops("-l", "blog", "logs", "--lines", "400")
+    assert "Booting worker with pid" in said
+    assert re.search(r"tick-\d+", said)
+    assert "tick-" not in ops("-l", "shop", "logs")
+
+
+def test_logs_can_be_cut_by_release_time_and_number(ops, current):
+    lines = ops("-l", "blog", "logs", "--json", "--lines", "7").splitlines()
+    assert len([json.loads(line) for line in lines]) == 7
+    recent = ops("-l", "blog", "logs", "--json", "--since", "5 sec ago").splitlines()
+    ticks = [int(row["MESSAGE"].removeprefix("tick-")) for row in map(json.loads, recent)
+             if row["MESSAGE"].startswith("tick-")]  # fmt: skip
+    assert ticks
+    assert min(ticks) > time.time() - 60
+    of_release = ops("-l", "blog", "logs", "--release", current("blog"))
+    assert "Booting worker" in of_release
+    nobody = ops("-l", "blog", "logs", "--release", "20200101T000000Z-0123456")
+    assert "Booting worker" not in nobody
+
+
+def test_follow_shows_what_is_written_from_now_on(run_ops):
+    inventory = str(Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent)
+    command = [str(PROJECT / "ops"), "-i", inventory, "-l", "blog", "follow", "--lines", "1"]
+    began = time.time()
+    pipes = {"stdout": subprocess.PIPE, "stdin": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen(command, **pipes) as follow:
+        lines = [follow.stdout.readline() for _ in range(4)]
+        follow.terminate()
+    ticks = [int(tick) for tick in re.findall(r"tick-(\d+)", "".join(lines))]
+    assert max(ticks) > began
+
+
+# -- sessions and commands
+
+
+def test_the_shell_is_that_of_the_release_and_in_its_sandbox(ops, current):
+    said = ops("-l", "shop", "shell", input=SCRIPT)
+    assert f"IS {current()} shop /srv/shop/releases/{current()}/source" in said
+    assert "ASKED shop" in said
+    assert "DENIED Read-only file system" in said
+
+
+def test_psql_is_the_applications_own(ops):
+    said = ops("-l", "blog", "psql", input="select current_user, current_database()\\g\n\\q\n")
+    assert re.search(r"blog +\| blog", said)
+
+
+def test_a_session_comes_in_as_whom_the_inventory_names(ops):
+    more = ["--", "-e", "ansible_user=admin"]
+    said = ops("-l", "blog", "psql", *more, input="select 6 * 7\\g\n\\q\n")
+    assert re.search(r"^ +42$", said, re.MULTILINE)
+
+
+def test_a_session_wants_one_application(ops):
+    assert "This inventory has several applications: shop, blog." in ops("shell", code=2)
+    assert "name one with --limit" in ops("-l", "application", "shell", code=1)
+
+
+def test_a_flask_command_runs_in_the_release(host, ops):
+    revision = host.check_output(
+        "runuser -u postgres -- psql -At shop -c 'select version_num from alembic_version'"
+    )
+    assert f"{revision} (head)" in ops("-l", "shop", "flask", "db", "current")
+
+
+def test_a_flask_command_that_fails_is_told_by_2(ops):
+    said = ops("-l", "shop", "flask", "nonsense", "with a space", code=2)
+    assert "flask nonsense with a space ended with 2" in said
+    assert "No such command 'nonsense'" in said
+    more = ["--", "-e", "flask_app_run_timeout_seconds=1"]
+    slow = ops("-l", "shop", "flask", "shell", *more, code=2)
+    assert "took more than 1 s" in slow or "ended with" in slow
+
+
+# -- restart
+
+
+def test_a_restart_loses_no_request(host, ops, current, load, address):
+    before, kept = current(), host.check_output("ls /srv/shop/releases").split()
+    with load(address) as clients:
+        time.sleep(0.5)
+        ops("-l", "shop", "restart")
+    assert clients.failed() == []
+    assert len(clients.answers) > 50
+    assert current() != before
+    assert current().rpartition("-")[2] == before.rpartition("-")[2]
+    after = host.check_output("ls /srv/shop/releases").split()
+    assert sorted({*after} ^ {*kept}) == sorted([before, current()])
+    log = json.loads(host.check_output("tail --lines=1 /var/log/slipway/shop.log"))
+    assert (log["action"], log["restarted_from"]) == ("restarted", before)
+    print(f"a restart: {clients.summary()}")
+
+
+def test_a_deploy_after_a_restart_has_nothing_to_do(ops, current):
+    before = current()
+    assert re.search(r"shop .*failed=0", ops("-l", "shop", "deploy"))
+    assert current() == before
+
+
+def test_a_restart_that_fails_leaves_what_serves(host, ops, current, address):
+    before = current()
+    settings = f"/srv/shop/releases/{before}/gunicorn.conf.py"
+    host.check_output(f"cp {settings} /run/kept; echo 'import nothing_of_this_name' >> {settings}")
+    try:
+        said = ops("-l", "shop", "restart", code=2)
+    finally:
+        host.check_output(f"cp /run/kept {settings}")
+    assert "nothing_of_this_name" in said
+    assert f"Serving: {before}." in said
+    assert current() == before
+    assert ask(address)[0] == 200
+    assert host.check_output("ls -A /srv/shop/releases").split().count(before) == 1
+    assert host.file("/srv/shop/release.lock").content_string == ""
+
+
+def test_what_users_notice_wants_a_choice(ops):
+    for word in ("restart", "begin-maintenance"):
+        assert "This inventory has several applications: shop, blog." in ops(word, code=2)
+
+
+# -- maintenance
+
+
+def test_the_maintenance_page_takes_the_place_of_one_site(ops, address):
+    ops("-l", "shop", "begin-maintenance", "--message", "Back at <noon>.")
+    try:
+        status, again, body = ask(address)
+        assert (status, again) == (503, "300")
+        assert "Back at &lt;noon&gt;." in body
+        assert ask(address, "/static/style.css")[0] == 200
+        assert status_of(ops, "shop")["maintenance"] is True
+        assert status_of(ops, "blog")["maintenance"] is False
+        assert "ON: visitors see its page" in ops("status")
+        ops("-l", "shop", "restart")  # the gate does not come by nginx
+    finally:
+        ops("-l", "shop", "end-maintenance")
+    assert ask(address) == (200, None, '{"status":"ok"}\n')
+
+
+def test_a_page_of_ones_own_is_shown_by_https_too(host, ops, tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text("<h1>Đang bảo trì</h1>")
+    ops("-l", "blog", "begin-maintenance", "--page", str(page))
+    ask_blog = (
+        "curl --silent --insecure --include --resolve blog.example.org:443:127.0.0.1 "
+        "https://blog.example.org/"
+    )
+    try:
+        said = host.check_output(ask_blog)
+    finally:
+        ops("-l", "blog", "end-maintenance")
+    assert re.match(r"HTTP/2 503", said)
+    assert "<h1>Đang bảo trì</h1>" in said
+    assert "strict-transport-security" in said.lower()
+    assert host.check_output(ask_blog).startswith("HTTP/2 200")

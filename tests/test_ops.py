@@ -1,0 +1,100 @@
+"""./ops: each word is a playbook, each playbook has a word, and nothing else is in it."""
+
+import importlib.machinery
+import importlib.util
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+OPS = ROOT / "ops"
+
+
+@pytest.fixture(scope="module")
+def ops():
+    """Return ./ops as a module."""
+    loader = importlib.machinery.SourceFileLoader("ops", str(OPS))
+    spec = importlib.util.spec_from_loader("ops", loader)
+    module = importlib.util.module_from_spec(spec)
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    loader.exec_module(module)
+    sys.dont_write_bytecode = writes
+    return module
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([OPS, *arguments], capture_output=True, text=True)
+
+
+def shown(*arguments: str) -> list[str]:
+    """Return the arguments that ansible-playbook would get."""
+    done = run("--show", *arguments)
+    assert done.returncode == 0, done.stderr
+    return shlex.split(done.stdout)[1:]
+
+
+def test_every_playbook_has_a_word_or_is_a_part_of_site(ops):
+    plays = yaml.safe_load((ROOT / "site.yml").read_text())
+    parts = {Path(play["ansible.builtin.import_playbook"]).stem for play in plays}
+    words = {word.playbook for word in ops.WORDS.values()}
+    assert words | parts == {path.stem for path in ROOT.glob("playbooks/*.yml")}
+
+
+def test_help_lists_every_word_in_one_line_with_its_playbooks_words(ops):
+    lines = run("--help").stdout.splitlines()
+    for name, word in ops.WORDS.items():
+        meaning = ops.meaning(word.playbook)
+        assert f"    {name:19} {meaning}" in lines
+        head = (ROOT / f"playbooks/{word.playbook}.yml").read_text().split("\n- ")[0]
+        assert meaning in " ".join(head.replace("# ", "").split())
+
+
+def test_a_word_names_its_playbook_and_one_inventory():
+    assert shown("-i", "inventory/example", "-l", "shop", "deploy") == [
+        *("-i", str(ROOT / "inventory/example"), "--limit", "shop"),
+        "playbooks/deploy-application.yml",
+    ]
+    assert shown("deploy", "-l", "shop") == shown("-l", "shop", "deploy")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables"),
+    [
+        (["rollback", "ID"], {"flask_app_rollback_to": "ID"}),
+        (["rollback", "--accept-schema"], {"flask_app_rollback_accepts_schema": True}),
+        (["logs", "--since", "1 hour ago"], {"flask_app_logs_since": "1 hour ago"}),
+        (["logs", "--json", "--lines", "3"], {"flask_app_logs_lines": 3, "flask_app_json": True}),
+        (["flask", "db", "upgrade", "two words"], {"flask_app_run": "db upgrade 'two words'"}),
+        (["flask", "routes", "--sort", "rule"], {"flask_app_run": "routes --sort rule"}),
+        (["begin-maintenance", "--message", "Noon"], {"nginx_maintenance_message": "Noon"}),
+        (["status", "--json"], {"status_json": True}),
+        (["--json", "doctor"], {"doctor_json": True}),
+    ],
+)
+def test_arguments_become_the_variables_of_the_playbook(arguments, variables):
+    command = shown(*arguments)
+    assert json.loads(command[command.index("--extra-vars") + 1]) == variables
+
+
+def test_what_follows_two_dashes_goes_to_ansible_as_it_is():
+    assert shown("deploy", "--", "--check", "-e", "a='b c'")[-3:] == ["--check", "-e", "a='b c'"]
+
+
+@pytest.mark.parametrize("arguments", [["dance"], [], ["deploy", "--json"], ["status", "shop"]])
+def test_a_call_that_is_not_understood_ends_with_64(arguments):
+    done = run(*arguments)
+    assert done.returncode == 64
+    assert "Fix: ./ops --help" in done.stderr
+
+
+def test_every_variable_of_a_word_is_an_input_of_a_role(ops):
+    specs = [yaml.safe_load(path.read_text()) for path in ROOT.glob("roles/*/meta/*_specs.yml")]
+    inputs = {name for spec in specs for name in spec["argument_specs"]["main"]["options"]}
+    for word in ops.WORDS.values():
+        used = {one.variable for one in word.arguments} | {word.json_variable} - {""}
+        assert used <= inputs
