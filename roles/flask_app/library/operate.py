@@ -14,20 +14,6 @@ from ansible.module_utils.releases import Application, ReleaseError, run
 SECRET = {"PGPASSWORD", "PATH"}
 
 
-def serving(app: Application) -> str:
-    """Return the release that serves.
-
-    :raises ReleaseError: where there is none yet.
-    """
-    if release := app.current():
-        return release
-    raise ReleaseError(
-        f"{app.name} has no release yet.\nSeen in: {app.current_link}.\n"
-        "Allowed: an application that was released.\n"
-        "Fix: ansible-playbook playbooks/deploy-application.yml"
-    )
-
-
 def flask_application(app: Application, release: str) -> str:
     """Return what the flask command calls the application: what gunicorn calls it."""
     settings = (app.folder(release) / "gunicorn.conf.py").read_text()
@@ -51,7 +37,7 @@ def logs(app: Application, options: dict) -> dict:
 
 def flask(app: Application, options: dict) -> dict:
     """Run a flask command to its end."""
-    release = serving(app)
+    release = app.serving()
     command = ["flask", *shlex.split(options["command"])]
     seconds = options["timeout_seconds"]
     name = flask_application(app, release)
@@ -61,17 +47,17 @@ def flask(app: Application, options: dict) -> dict:
 
 def open_shell(app: Application, _options: dict) -> dict:
     """Return what opens a `flask shell`."""
-    release = serving(app)
+    release = app.serving()
     name = flask_application(app, release)
     return {"session": app.command_in_release(release, ["flask", "shell"], {}, FLASK_APP=name)}
 
 
 def open_psql(app: Application, _options: dict) -> dict:
     """Return what opens psql as the application reaches its database; it asks for a password."""
-    database = database_of(app, serving(app))
+    database = database_of(app, app.serving())
     if not database:
         raise ReleaseError(
-            f"{app.name} has no database.\nSeen in: DATABASE_URL of {serving(app)}.\n"
+            f"{app.name} has no database.\nSeen in: DATABASE_URL of {app.serving()}.\n"
             "Allowed: an application with PostgreSQL.\nFix: name another one with --limit."
         )
     variables = database.as_owner["env"]

@@ -23,13 +23,7 @@ def restart(app: Application, settings: dict, holder: dict) -> dict:
     :raises ReleaseError: where there is none yet, or it does not get healthy; then the old one
         serves on.
     """
-    before = app.current()
-    if not before:
-        raise ReleaseError(
-            f"{app.name} has no release yet.\nSeen in: {app.current_link}.\n"
-            "Allowed: an application that was released.\n"
-            "Fix: ansible-playbook playbooks/deploy-application.yml"
-        )
+    before = app.serving()
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     release = f"{stamp}-{before.rpartition('-')[2]}"
     copy(app, before, release, holder)

@@ -109,6 +109,19 @@ class Application:
         link = self.current_link
         return os.path.basename(os.readlink(link)) if link.is_symlink() else ""
 
+    def serving(self) -> str:
+        """Return the release that serves.
+
+        :raises ReleaseError: before the first.
+        """
+        if release := self.current():
+            return release
+        raise ReleaseError(
+            f"{self.name} has no release yet.\nSeen in: {self.current_link}.\n"
+            "Allowed: an application that was released.\n"
+            "Fix: ansible-playbook playbooks/deploy-application.yml"
+        )
+
     def manifest(self, release: str) -> dict:
         """Return what is recorded of a release; empty where nothing is."""
         path = self.folder(release) / "release.json"
