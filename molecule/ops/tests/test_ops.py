@@ -1,8 +1,11 @@
 """What people do every day: ./ops does it, and says how it ended."""
 
+import http.client
 import json
 import os
 import re
+import socket
+import ssl
 import subprocess
 import time
 import urllib.error
@@ -96,17 +99,11 @@ def test_the_status_counts_requests_of_each_application(ops, address):
 def test_a_worker_that_is_missing_fails_the_status(host, ops, current):
     unit = f"shop@{current()}"
     main = host.check_output(f"systemctl show --property=MainPID --value {unit}")
-    host.check_output(f"kill -STOP {main}")
+    host.check_output(f"kill -TTOU {main}; sleep 3")  # one worker fewer
     try:
-        worker = host.check_output(f"pgrep --parent {main} | head --lines=1")
-        host.check_output(f"kill -KILL {worker}")
-        time.sleep(1)
-        # A zombie until its parent looks: that one is stopped, too.
-        host.check_output(f"kill -CONT {main}; kill -TTOU {main}; sleep 2")
-        said = ops("-l", "shop", "status", code=2)
-        assert "shop on shop has 1 of 2 workers" in said
+        assert "shop on shop has 1 of 2 workers" in ops("-l", "shop", "status", code=2)
     finally:
-        host.check_output(f"kill -CONT {main}; kill -TTIN {main}; sleep 2")
+        host.check_output(f"kill -TTIN {main}; sleep 3")
     assert status_of(ops, "shop")["workers"] == {"alive": 2, "promised": 2}
 
 
@@ -195,7 +192,7 @@ def test_a_session_comes_in_as_whom_the_inventory_names(ops):
 
 def test_a_session_wants_one_application(ops):
     assert "This inventory has several applications: shop, blog." in ops("shell", code=2)
-    assert "name one with --limit" in ops("-l", "application", "shell", code=1)
+    assert "name one with --limit" in ops("-l", "application", "shell", code=64)
 
 
 def test_a_flask_command_runs_in_the_release(host, ops):
@@ -210,8 +207,8 @@ def test_a_flask_command_that_fails_is_told_by_2(ops):
     assert "flask nonsense with a space ended with 2" in said
     assert "No such command 'nonsense'" in said
     more = ["--", "-e", "flask_app_run_timeout_seconds=1"]
-    slow = ops("-l", "shop", "flask", "shell", *more, code=2)
-    assert "took more than 1 s" in slow or "ended with" in slow
+    slow = ops("-l", "shop", "flask", "run", "--port", "5999", *more, code=2)
+    assert "flask run --port 5999 took more than 1 s." in slow
 
 
 # -- restart
@@ -279,19 +276,27 @@ def test_the_maintenance_page_takes_the_place_of_one_site(ops, address):
     assert ask(address) == (200, None, '{"status":"ok"}\n')
 
 
-def test_a_page_of_ones_own_is_shown_by_https_too(host, ops, tmp_path):
+def test_a_page_of_ones_own_is_shown_by_https_too(ops, address, tmp_path):
     page = tmp_path / "page.html"
     page.write_text("<h1>Đang bảo trì</h1>")
     ops("-l", "blog", "begin-maintenance", "--page", str(page))
-    ask_blog = (
-        "curl --silent --insecure --include --resolve blog.example.org:443:127.0.0.1 "
-        "https://blog.example.org/"
-    )
     try:
-        said = host.check_output(ask_blog)
+        status, said, headers = ask_https(address, "blog.example.org")
     finally:
         ops("-l", "blog", "end-maintenance")
-    assert re.match(r"HTTP/2 503", said)
-    assert "<h1>Đang bảo trì</h1>" in said
-    assert "strict-transport-security" in said.lower()
-    assert host.check_output(ask_blog).startswith("HTTP/2 200")
+    assert (status, said) == (503, "<h1>Đang bảo trì</h1>\n")
+    assert "max-age" in headers["Strict-Transport-Security"]
+    assert ask_https(address, "blog.example.org")[0] == 200
+
+
+def ask_https(address: str, name: str) -> tuple[int, str, dict]:
+    """Return status, body and headers of the first page of a site with a certificate of its own."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+    connection = http.client.HTTPConnection(address, timeout=20)
+    connection.sock = tls.wrap_socket(
+        socket.create_connection((address, 443)), server_hostname=name
+    )
+    connection.request("GET", "/", headers={"Host": name})
+    answer = connection.getresponse()
+    return answer.status, answer.read().decode(), dict(answer.headers)
