@@ -36,6 +36,7 @@ ELSEWHERE = {"RELEASE", "bind", "control_socket", "umask", "post_worker_init"}
 
 
 def podman(*arguments: str) -> str:
+    """Run podman and return what it prints."""
     return subprocess.run(
         [PODMAN, *arguments], check=True, stdout=subprocess.PIPE, text=True
     ).stdout.strip()
@@ -48,7 +49,8 @@ def base(tmp_path_factory) -> str:
     if not listed:
         tarball = tmp_path_factory.mktemp("base") / "root.tar"
         make_root(BASE, RECIPE, tarball)
-        podman("import", "--quiet", str(tarball), BASE)
+        # The label lets `host purge` remove it, and what was built from it.
+        podman("import", "--quiet", "--change=LABEL slipway.recipe=slim", str(tarball), BASE)
     return BASE
 
 

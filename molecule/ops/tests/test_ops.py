@@ -231,6 +231,8 @@ def test_a_restart_loses_no_request(host, ops, current, load, address):
 
 
 def test_a_deploy_after_a_restart_has_nothing_to_do(ops, current):
+    ops("-l", "shop", "deploy")
+    ops("-l", "shop", "restart")
     before = current()
     assert re.search(r"shop .*failed=0", ops("-l", "shop", "deploy"))
     assert current() == before
@@ -294,9 +296,10 @@ def ask_https(address: str, name: str) -> tuple[int, str, dict]:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
     connection = http.client.HTTPConnection(address, timeout=20)
-    connection.sock = tls.wrap_socket(
-        socket.create_connection((address, 443)), server_hostname=name
-    )
-    connection.request("GET", "/", headers={"Host": name})
-    answer = connection.getresponse()
-    return answer.status, answer.read().decode(), dict(answer.headers)
+    with (
+        socket.create_connection((address, 443)) as plain,
+        tls.wrap_socket(plain, server_hostname=name) as connection.sock,
+    ):
+        connection.request("GET", "/", headers={"Host": name})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode(), dict(answer.headers)
