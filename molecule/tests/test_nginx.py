@@ -52,6 +52,19 @@ def test_requests_reach_the_application(site):
     assert site.ask("/health/ready").status == 200
 
 
+def test_a_maintenance_page_takes_the_place_of_the_site(host, site, app, knob):
+    folder = knob("nginx_maintenance_path", "/var/lib/slipway/maintenance")
+    host.check_output(f"mkdir -p {folder} && echo closed > {folder}/{app}.html")
+    try:
+        answer = site.ask("/users", {"name": "x"})
+    finally:
+        host.check_output(f"rm {folder}/{app}.html")
+    assert (answer.status, answer.body) == (503, b"closed\n")
+    seconds = str(knob("nginx_maintenance_retry_seconds", 300))
+    assert answer.headers["Retry-After"] == seconds
+    assert "Retry-After" not in site.ask("/health/ready").headers
+
+
 def test_static_files_come_from_nginx(host, site, app, release, knob):
     static = knob("site_app_static", "webapp/static")
     folder = f"/srv/{app}/releases/{release}/source/{static}"
