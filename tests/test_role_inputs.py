@@ -1,17 +1,14 @@
 """The preflight plugin tells a good input from a bad one, in its own words."""
 
-import importlib.util
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
-PLUGIN = Path(__file__).parents[1] / "roles/preflight/action_plugins/role_inputs.py"
-SPEC = importlib.util.spec_from_file_location("role_inputs", PLUGIN)
-role_inputs = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(role_inputs)
+from plugins import load
+
+role_inputs = load("preflight/action_plugins/role_inputs.py")
 
 OPTIONS = {
     "web_workers": {"type": "int", "description": "Processes. Allowed: 1 to 64."},

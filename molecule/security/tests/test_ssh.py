@@ -148,7 +148,7 @@ def test_who_locks_themselves_out_is_not_banned_for_it(host, address, inventory)
         while (seen := inside(host, banned)) != GATEWAY and time.monotonic() < deadline:
             time.sleep(0.2)
         assert seen == GATEWAY
-        code, said = ended(run)
+        code, _ = ended(run)
     finally:
         inside(host, "systemctl restart fail2ban")
     assert code == 2
