@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import secrets
 import time
@@ -25,9 +26,10 @@ def prepare(settings: Settings) -> str:
         if repository["path"]:
             path = Path(repository["path"])
             path.mkdir(mode=0o755, parents=True, exist_ok=True)
-            as_root = ["chown", "--recursive", "postgres:postgres"]
-            (path / "pgbackrest").mkdir(mode=0o750, exist_ok=True)
-            common.run([*as_root, str(path / "pgbackrest")])
+            own = path / "pgbackrest"
+            own.mkdir(mode=0o750, exist_ok=True)
+            if own.stat().st_uid != pwd.getpwnam("postgres").pw_uid:  # new, or of another host
+                common.run(["chown", "--recursive", "postgres:postgres", str(own)])
             (path / "files").mkdir(mode=0o700, exist_ok=True)
             password = Path(repository["password_file"])
             if not password.exists():

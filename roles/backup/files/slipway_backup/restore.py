@@ -12,6 +12,7 @@ import contextlib
 import json
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import time
@@ -27,7 +28,7 @@ from slipway_backup.server import Server, stop_whoever_runs_on
 JOURNAL = "restore.json"
 ROOM = Path("/run/slipway-restore")
 RECOVERY_SECONDS = 12 * 3600
-POINT_TIME = re.compile(r"(\d{8})[T-](\d{6})(?:Z|F|D|F_.*)?$")
+POINT_TIME = re.compile(r"(\d{8})[T-](\d{6})[DFIZ]$")
 # Run by the cluster once it stands in its place, wherever it was fetched to.
 RESTORE_COMMAND = f'pgbackrest --stanza={STANZA} archive-get %f "%p"'
 UTC = timezone(timedelta())
@@ -182,9 +183,11 @@ def restore(settings: Settings, wanted: Wanted, ask: bool) -> None:
         fetch(settings, chosen)
         stopped = time.time()
         replace(settings, chosen)
-        if wanted.files:
-            restore_files(settings, chosen)
-        start_applications(settings)
+        try:
+            if wanted.files:
+                restore_files(settings, chosen)
+        finally:
+            start_applications(settings)
         down = time.time() - stopped
         facts = {"step": "done", "stopped": common.now(), "label": chosen.label}
         common.record(JOURNAL, {**facts, "seconds": round(time.time() - began, 1)})
@@ -247,7 +250,7 @@ def replace(settings: Settings, chosen: Plan) -> None:
             settings.data.rename(aside)
         beside(settings).rename(settings.data)
         if chosen.moment is None:
-            take_along(aside / "pg_wal", settings.data / "pg_wal")
+            take_along(settings, aside)
         recover(settings)
     except (BackupError, OSError, subprocess.SubprocessError):
         put_back(settings, journal)
@@ -267,12 +270,18 @@ def end_the_log() -> None:
         common.psql("SELECT txid_current()")
 
 
-def take_along(old: Path, new: Path) -> None:
-    """Copy the segments that a cluster has not archived, as far as it still has its own log."""
-    for segment in old.glob("*"):
-        archived = old / "archive_status" / f"{segment.name}.done"
-        if SEGMENT.fullmatch(segment.name) and not archived.exists():
-            common.run(["cp", "--archive", str(segment), str(new)])
+def take_along(settings: Settings, old: Path) -> None:
+    """Copy the segments that the old cluster has not archived, if it was the same cluster."""
+    shown = common.as_postgres([settings.program("pg_controldata"), str(settings.data)])
+    system = int(re.search(r"system identifier: +(\d+)", shown)[1])
+    for segment in old.glob("pg_wal/*"):
+        archived = segment.parent / "archive_status" / f"{segment.name}.done"
+        if not SEGMENT.fullmatch(segment.name) or archived.exists():
+            continue
+        with segment.open("rb") as file:
+            (owner,) = struct.unpack("=Q", file.read(32)[24:].ljust(8, b"\0"))
+        if owner == system:
+            common.run(["cp", "--archive", str(segment), str(settings.data / "pg_wal")])
 
 
 def stop_postgresql(settings: Settings) -> None:

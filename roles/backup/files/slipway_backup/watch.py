@@ -47,6 +47,12 @@ def judge_backup(settings: Settings, newest: dict | None, last: dict) -> tuple[s
     return "ok", f"{shown_age(age)} old, of {size} MiB.", ""
 
 
+def is_anothers(stanza: dict, archive: dict) -> bool:
+    """Tell whether a repository belongs to another cluster than the one that serves."""
+    owners = {one["repo-key"]: one["system-id"] for one in stanza.get("db", [])}
+    return "system" in archive and any(owner != archive["system"] for owner in owners.values())
+
+
 def judge_archive(settings: Settings, archive: dict) -> tuple[str, str, str]:
     """Judge whether PostgreSQL's log arrives in the repository."""
     fix = "grep archive /var/log/postgresql/*.log; then df, and the repository."
@@ -80,9 +86,10 @@ def judge_drill(settings: Settings, drill: dict, oldest: dict | None) -> tuple[s
 def archive_state(settings: Settings) -> dict:
     """Return what PostgreSQL tells of its archiver."""
     try:
-        mode, command = psql(
-            "SELECT current_setting('archive_mode'), current_setting('archive_command')"
-        ).split("|", 1)
+        system, mode, command = psql(
+            "SELECT system_identifier, current_setting('archive_mode'), "
+            "current_setting('archive_command') FROM pg_control_system()"
+        ).split("|", 2)
     except BackupError as error:
         return {"error": f"PostgreSQL does not answer: {str(error).splitlines()[-1]}"}
     ready = settings.data.joinpath("pg_wal/archive_status").glob("*.ready")
@@ -91,7 +98,7 @@ def archive_state(settings: Settings) -> dict:
         with contextlib.suppress(FileNotFoundError):  # it has just been archived
             times.append(path.stat().st_mtime)
     waiting = time.time() - min(times) if times else 0
-    facts = {"mode": mode, "command": command, "waiting": len(times)}
+    facts = {"system": int(system), "mode": mode, "command": command, "waiting": len(times)}
     return {**facts, "waiting_seconds": round(waiting)}
 
 
@@ -101,12 +108,16 @@ def check(settings: Settings) -> int:
     archive = archive_state(settings)
     lines, newest, oldest = {}, None, None
     try:
-        known = common.backups(common.info())
+        stanza = common.info()
+        known = common.backups(stanza)
         newest, oldest = (known[-1], known[0]) if known else (None, None)
     except BackupError as error:
         lines["repository"] = ("bad", str(error), HINT)
     else:
         lines["backup"] = judge_backup(settings, newest, last)
+        if is_anothers(stanza, archive):
+            fix = "playbooks/restore-database.yml, or another backup_path."
+            lines["repository"] = ("bad", "it holds the backups of another cluster.", fix)
     lines["archive"] = judge_archive(settings, archive)
     lines["drill"] = judge_drill(settings, drill, oldest)
     restore = common.read("restore.json")
