@@ -136,7 +136,7 @@ class Writer(threading.Thread):
 @pytest.fixture(scope="module")
 def kept() -> Server:
     """Return the server, with a backup."""
-    server = Server("kept", "127.0.21.1")
+    server = Server("kept", "127.0.19.11")
     server.must("slipway-backup remove-replaced; systemctl start slipway-backup.service")
     return server
 

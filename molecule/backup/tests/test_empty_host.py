@@ -6,7 +6,7 @@ testinfra_hosts = ["ansible://spare"]
 
 
 def test_an_empty_server_takes_over_from_the_repository_alone(host, kept):
-    spare = Server("spare", "127.0.21.2")
+    spare = Server("spare", "127.0.19.12")
     secret = kept.must("cat /etc/webapp/secret_key")
     assert spare.must("cat /etc/webapp/secret_key") != secret
     kept.must("echo picture > /srv/uploads/photo; chown webapp: /srv/uploads/photo")

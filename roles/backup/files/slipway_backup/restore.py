@@ -26,6 +26,7 @@ from slipway_backup.drill import need_space
 from slipway_backup.server import Server, stop_whoever_runs_on
 
 JOURNAL = "restore.json"
+UNITS = Path("/etc/systemd/system")
 ROOM = Path("/run/slipway-restore")
 RECOVERY_SECONDS = 12 * 3600
 POINT_TIME = re.compile(r"(\d{8})[T-](\d{6})[DFIZ]$")
@@ -302,19 +303,23 @@ def recover(settings: Settings) -> None:
         pgbackrest("archive-push", str(history))
 
 
+def units_of_applications(settings: Settings) -> list[str]:
+    """List what serves and what runs by the clock."""
+    names = [app["name"] for app in settings.applications]
+    patterns = [pattern for name in names for pattern in (f"{name}.target", f"{name}-*.timer")]
+    return sorted(path.name for pattern in patterns for path in UNITS.glob(pattern))
+
+
 def stop_applications(settings: Settings) -> None:
     """Stop what writes."""
-    for app in settings.applications:
-        common.run(["systemctl", "stop", f"{app['name']}.target", f"{app['name']}-*.timer"])
+    if units := units_of_applications(settings):
+        common.run(["systemctl", "stop", *units])
 
 
 def start_applications(settings: Settings) -> None:
     """Start what serves; timers with it."""
-    for app in settings.applications:
-        if Path(f"/etc/systemd/system/{app['name']}.target").exists():
-            common.run(["systemctl", "start", f"{app['name']}.target"])
-        for timer in Path("/etc/systemd/system").glob(f"{app['name']}-*.timer"):
-            common.run(["systemctl", "start", timer.name])
+    if units := units_of_applications(settings):
+        common.run(["systemctl", "start", *units])
 
 
 def wait_for_postgresql() -> None:
