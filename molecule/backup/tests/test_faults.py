@@ -65,8 +65,8 @@ def test_a_full_repository_loses_nothing_and_goes_on_by_itself(host, kept, write
     archive = "/var/lib/postgresql/15/main/pg_wal/archive_status"
     path = "/var/backups/slipway"
     kept.must(
-        f"mount -t tmpfs -o size=30m tmpfs /mnt && cp -a {path}/. /mnt && "
-        f"mount --bind /mnt {path} && umount /mnt"
+        f"size=$(($(du -sm {path} | cut -f1) + 6))m; mount -t tmpfs -o size=$size tmpfs /mnt && "
+        f"cp -a {path}/. /mnt && mount --bind /mnt {path} && umount /mnt"
     )
     afterwards(f"! mountpoint -q {path} || umount {path}; systemctl start slipway-backup")
     kept.run(f"dd if=/dev/zero of={path}/ballast bs=1M")
