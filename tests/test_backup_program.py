@@ -144,3 +144,47 @@ def test_an_error_of_pgbackrest_gets_its_meaning_and_a_fix(said, meaning):
     assert meaning in explained
     assert said in explained
     assert "Fix:" in explained
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """Return the folder of a cluster, with nothing around it that runs."""
+    data = tmp_path / "main"
+    monkeypatch.setattr(common.Settings, "data", property(lambda self: data))
+    monkeypatch.setattr(common, "STATE", tmp_path / "state")
+    monkeypatch.setattr(common, "run", lambda *arguments, **options: "")
+    monkeypatch.setattr(common, "psql", lambda *arguments, **options: "")
+    monkeypatch.setattr(restore.subprocess, "run", lambda *arguments, **options: None)
+    return data
+
+
+@pytest.mark.parametrize("killed", ["before", "between", "after"])
+def test_the_old_cluster_is_back_wherever_a_restore_was_killed(cluster, killed):
+    aside = cluster.with_name("main.replaced-20261122T000000Z")
+    old = {"before": cluster, "between": aside, "after": aside}[killed]
+    old.mkdir()
+    (old / "rows").write_text("old")
+    fetched = cluster if killed == "after" else cluster.with_name("main.restore")
+    fetched.mkdir()
+    (fetched / "rows").write_text("new")
+    journal = {"step": "replacing", "aside": str(aside), "was_running": True}
+    common.record("restore.json", journal)
+    restore.put_back_interrupted(SETTINGS)
+    assert (cluster / "rows").read_text() == "old"
+    assert [path.name for path in cluster.parent.glob("main*")] == ["main"]
+    assert common.read("restore.json")["step"] == "done"
+
+
+def test_only_the_log_of_the_same_cluster_comes_along(cluster, monkeypatch, tmp_path):
+    copied = []
+    monkeypatch.setattr(common, "as_postgres", lambda *_: "Database system identifier:   77\n")
+    monkeypatch.setattr(common, "run", lambda command, **_: copied.append(Path(command[2]).name))
+    log = tmp_path / "old/pg_wal"
+    (log / "archive_status").mkdir(parents=True)
+    for number, owner in ((1, 77), (2, 78), (3, 77)):
+        head = bytes(24) + owner.to_bytes(8, sys.byteorder)
+        (log / f"{number:024X}").write_bytes(head)
+    (log / "archive_status" / f"{3:024X}.done").touch()
+    (log / "00000002.history").touch()
+    restore.take_along(SETTINGS, tmp_path / "old")
+    assert copied == [f"{1:024X}"]
