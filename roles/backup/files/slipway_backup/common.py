@@ -70,7 +70,9 @@ def run(command: list[str], *, shown: str = "", **options) -> str:
     """
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": "/", **options}
     try:
-        done = subprocess.run(command, text=True, stdin=subprocess.DEVNULL, **options)
+        done = subprocess.run(
+            command, text=True, errors="replace", stdin=subprocess.DEVNULL, **options
+        )
     except FileNotFoundError:
         raise BackupError(f"{command[0]} is not installed on this host.") from None
     except subprocess.TimeoutExpired:
@@ -101,7 +103,7 @@ def pgbackrest(command: str, *options: str, **more) -> str:
 
 
 MEANINGS = (
-    (r"cipher header invalid|unable to flush|CryptoError|\[095\]|decrypt",
+    (r"cipher header invalid|unable to flush|CryptoError|\[095\]|decrypt|found outside of section",
      "The passphrase is not the repository's (or a file of it is damaged).",
      "backup_passphrase as it was when the repository was made."),
     (r"No space left|\[Errno 28\]|unable to write.*space",
@@ -110,7 +112,7 @@ MEANINGS = (
     (r"do not match the database|\[028\]|\[051\]|archive ID|does not match",
      "The repository holds the backups of another cluster.",
      "bring that cluster back (playbooks/restore-database.yml), or give this one another "
-     "repository (backup_path, backup_offsite_path)."),
+     "repository (backup_path, backup_s3)."),
     (r"unable to find primary|could not connect|\[056\]",
      "PostgreSQL does not answer.",
      "systemctl status 'postgresql@*', and its log in /var/log/postgresql."),
@@ -121,7 +123,10 @@ def explained(said: str) -> str:
     """Put the meaning of an error before it, where there is one."""
     for pattern, what, fix in MEANINGS:
         if re.search(pattern, said):
-            seen = next((x for x in said.splitlines() if "ERROR" in x), said.splitlines()[-1])
+            lines = said.splitlines()
+            # Whatever the file held stands in the message, too.
+            seen = next((x for x in lines if "ERROR" in x), lines[0]).encode("ascii", "ignore")
+            seen = seen.decode()
             return str(problem(what, seen.strip(), "a repository that can be read and written.",
                                fix))  # fmt: skip
     return said
@@ -133,7 +138,7 @@ def info(repository: int = 0) -> dict:
     :raises BackupError: where a repository cannot be read.
     """
     options = [f"--repo={repository}"] if repository else []
-    (stanza,) = json.loads(pgbackrest("info", "--output=json", *options)) or ({},)
+    (stanza,) = json.loads(pgbackrest("info", "--output=json", *options), strict=False) or ({},)
     for one in stanza.get("repo", []):
         if one["status"]["code"] not in (0, 1, 2):  # fine, no stanza, no backup
             raise BackupError(explained(f"repository {one['key']}: {one['status']['message']}"))
