@@ -7,6 +7,7 @@ import os
 import pwd
 import re
 import secrets
+import shutil
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from slipway_backup.common import STATE, BackupError, Settings, pgbackrest, psql
 
 POINT = re.compile(r"[a-z][a-z0-9-]{0,38}")
 KEPT_MEASURES = 60
+LEAST_FREE_MIB = 64
 
 
 def prepare(settings: Settings) -> str:
@@ -83,6 +85,7 @@ def run(settings: Settings, full: bool) -> None:
             prepared = prepare(settings)
             if prepared != "ready":
                 raise BackupError(prepared)
+            need_room(settings)
             for repository in settings.repositories:
                 number = repository["number"]
                 stanza = common.info(number)
@@ -101,6 +104,23 @@ def run(settings: Settings, full: bool) -> None:
     finally:
         facts |= {"stopped": common.now(), "seconds": round(time.time() - began, 1)}
         common.record("backup.json", facts)
+
+
+def need_room(settings: Settings) -> None:
+    """Refuse to begin on a full disk: pgBackRest would only tell of a segment that never came.
+
+    :raises BackupError: where hardly anything is free.
+    """
+    for path in filter(None, (repository["path"] for repository in settings.repositories)):
+        free = shutil.disk_usage(path).free // 2**20
+        if free < LEAST_FREE_MIB:
+            raise common.problem(
+                "The disk of the repository is full.",
+                f"{path}, where {free} MiB are free",
+                f"{LEAST_FREE_MIB} MiB or more.",
+                "free space, enlarge the disk, or lower backup_keep_days; the archive goes on by "
+                "itself then.",
+            )
 
 
 def described(backup: dict) -> dict:
