@@ -22,6 +22,11 @@ OPTIONS = {
         "description": "Doors.",
         "options": {"port": {"type": "int", "description": "The port. Allowed: 1 to 9."}},
     },
+    "web_place": {
+        "type": "dict",
+        "description": "A place.",
+        "options": {"path": {"type": "str", "description": "Its path. Allowed: /^[/]/."}},
+    },
     "web_free": {"type": "str", "description": "Anything."},
 }
 
@@ -36,6 +41,8 @@ OPTIONS = {
         ("web_mode", "safe", "safe"),
         ("web_names", ["a", "b"], ["a", "b"]),
         ("web_doors", [{"port": "9"}], [{"port": 9}]),
+        ("web_place", {"path": "/here"}, {"path": "/here"}),
+        ("web_place", {}, {"path": None}),
         ("web_free", "  ", "  "),
     ],
 )
@@ -56,6 +63,7 @@ def test_good_inputs_come_back_in_their_type(name, value, resolved):
         ("web_names", {"a": 1}, "Allowed: list."),
         ("web_doors", [{"port": 1}, {"port": 10}], "port of web_doors is 10."),
         ("web_doors", [{"port": 10}], "Allowed: 1 to 9."),
+        ("web_place", {"path": "here"}, "path of web_place is 'here'."),
     ],
 )
 def test_bad_inputs_are_told_in_four_parts(name, value, told):

@@ -37,9 +37,9 @@ def bound_offence(value, description: str) -> str | None:
     return None
 
 
-def inner_offence(name: str, values: list, options: dict) -> tuple[str, str | None]:
+def inner_offence(name: str, values: list | dict, options: dict) -> tuple[str, str | None]:
     """Say which option of which element breaks its bound, and what is allowed."""
-    for element in values:
+    for element in values if isinstance(values, list) else [values]:
         for inner, spec in options.items():
             allowed = bound_offence(element.get(inner), str(spec["description"]))
             if allowed:
