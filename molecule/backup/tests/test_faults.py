@@ -129,11 +129,16 @@ def test_rows_that_are_missing_fail_the_drill(host, kept, afterwards):
 
 def test_a_damaged_file_of_the_repository_fails_the_drill(host, kept, afterwards):
     label = json.loads(kept.must("slipway-backup status"))["backup"]["label"].split("_")[0]
-    find = f"find /var/backups/slipway/pgbackrest/backup/main/{label} -type f -size +100k"
-    path = kept.must(f"{find} | head -1")
+    # A bundle of many files: half of them, as those that have changed since are not needed.
+    full = f"/var/backups/slipway/pgbackrest/backup/main/{label}"
+    path = kept.must(
+        f"find {full} -type f -path '*/bundle/*' -printf '%s %p\\n' | sort -n | tail -1"
+    )
+    size, path = path.split()
     kept.must(f"cp -a {path} /root/sound")
     afterwards(f"cp -a /root/sound {path}; systemctl start slipway-drill")
-    damage = f"dd if=/dev/urandom of={path} bs=1k seek=40 count=8 conv=notrunc"
+    half = int(size) // 2048
+    damage = f"dd if=/dev/urandom of={path} bs=1k seek={half // 2} count={half} conv=notrunc"
     kept.must(damage)
     assert kept.run("systemctl start slipway-drill").returncode != 0
     assert "the last drill failed" in bad(kept.status())
