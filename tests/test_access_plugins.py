@@ -1,25 +1,17 @@
 """What runs on the computer of the person who deploys, around a change of access."""
 
-import importlib.util
 import subprocess
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+
+from plugins import load
 
 ROOT = Path(__file__).parents[1]
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJxP4VQ5bmh3pY6zvF0kdrV0Vt0X6b1c3Q2Y5a7B9dEf"
 
-
-def load(path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-guarded_files = load("roles/base/action_plugins/guarded_files.py")
-session = load("roles/base/action_plugins/session.py")
+guarded_files = load("base/action_plugins/guarded_files.py")
+session = load("base/action_plugins/session.py")
 
 
 @pytest.mark.parametrize(

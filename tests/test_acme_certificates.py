@@ -1,27 +1,15 @@
 """When the CA is asked, for which names, and what is told instead."""
 
-import importlib.util
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
-ROLE = Path(__file__).parents[1] / "roles/tls"
+from plugins import load
+
 DAY = 86400
 
-
-def load(path: str, name: str):
-    """Import a part of the role as Ansible would."""
-    spec = importlib.util.spec_from_file_location(name, ROLE / path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-store = load("module_utils/tls_store.py", "ansible.module_utils.tls_store")
-acme = load("library/acme_certificates.py", "acme_certificates")
+store = load("tls/module_utils/tls_store.py", "ansible.module_utils.tls_store")
+acme = load("tls/library/acme_certificates.py")
 
 
 def wish(wanted: str, present: str | None = None, days_left: float = 80, same_ca: bool = True):

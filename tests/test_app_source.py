@@ -1,7 +1,6 @@
 """The source of an application is what git does not ignore, and its id is its content."""
 
 import hashlib
-import importlib.util
 import io
 import os
 import subprocess
@@ -11,10 +10,9 @@ from pathlib import Path
 import pytest
 from ansible.errors import AnsibleActionFail
 
-PLUGIN = Path(__file__).parents[1] / "roles/flask_app/action_plugins/app_source.py"
-SPEC = importlib.util.spec_from_file_location("app_source", PLUGIN)
-app_source = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(app_source)
+from plugins import load
+
+app_source = load("flask_app/action_plugins/app_source.py")
 
 
 @pytest.fixture

@@ -1,26 +1,15 @@
 """The doctor's plugins judge what was seen, and print it for people and for programs."""
 
-import importlib.util
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-DOCTOR = Path(__file__).parents[1] / "roles/doctor"
+from plugins import load
 
-
-def load(name: str):
-    """Import a plugin of the role, which is no package."""
-    spec = importlib.util.spec_from_file_location(Path(name).stem, DOCTOR / name)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-checkup = load("action_plugins/checkup.py")
-report = load("action_plugins/report.py")
-doctor_exit = load("callback_plugins/doctor_exit.py")
+checkup = load("doctor/action_plugins/checkup.py")
+report = load("doctor/action_plugins/report.py")
+doctor_exit = load("doctor/callback_plugins/doctor_exit.py")
 
 
 @pytest.mark.parametrize(

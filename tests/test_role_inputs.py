@@ -1,17 +1,14 @@
 """The preflight plugin tells a good input from a bad one, in its own words."""
 
-import importlib.util
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
-PLUGIN = Path(__file__).parents[1] / "roles/preflight/action_plugins/role_inputs.py"
-SPEC = importlib.util.spec_from_file_location("role_inputs", PLUGIN)
-role_inputs = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(role_inputs)
+from plugins import load
+
+role_inputs = load("preflight/action_plugins/role_inputs.py")
 
 OPTIONS = {
     "web_workers": {"type": "int", "description": "Processes. Allowed: 1 to 64."},
@@ -24,6 +21,11 @@ OPTIONS = {
         "elements": "dict",
         "description": "Doors.",
         "options": {"port": {"type": "int", "description": "The port. Allowed: 1 to 9."}},
+    },
+    "web_place": {
+        "type": "dict",
+        "description": "A place.",
+        "options": {"path": {"type": "str", "description": "Its path. Allowed: /^[/]/."}},
     },
     "web_free": {"type": "str", "description": "Anything."},
 }
@@ -39,6 +41,8 @@ OPTIONS = {
         ("web_mode", "safe", "safe"),
         ("web_names", ["a", "b"], ["a", "b"]),
         ("web_doors", [{"port": "9"}], [{"port": 9}]),
+        ("web_place", {"path": "/here"}, {"path": "/here"}),
+        ("web_place", {}, {"path": None}),
         ("web_free", "  ", "  "),
     ],
 )
@@ -59,6 +63,7 @@ def test_good_inputs_come_back_in_their_type(name, value, resolved):
         ("web_names", {"a": 1}, "Allowed: list."),
         ("web_doors", [{"port": 1}, {"port": 10}], "port of web_doors is 10."),
         ("web_doors", [{"port": 10}], "Allowed: 1 to 9."),
+        ("web_place", {"path": "here"}, "path of web_place is 'here'."),
     ],
 )
 def test_bad_inputs_are_told_in_four_parts(name, value, told):

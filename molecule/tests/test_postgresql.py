@@ -51,6 +51,17 @@ def test_disk_settings_suit_a_vps(sql, knob):
     assert float(sql("SHOW random_page_cost")) == knob("postgresql_random_page_cost", 1.1)
 
 
+def test_damaged_pages_are_noticed(sql):
+    assert sql("SHOW data_checksums") == "on"
+
+
+def test_slow_statements_are_logged_and_all_are_counted(sql, knob):
+    wanted = knob("postgresql_slow_statement_milliseconds", 1000)
+    query = "SELECT setting FROM pg_settings WHERE name = 'log_min_duration_statement'"
+    assert int(sql(query)) == wanted
+    assert int(sql("SELECT count(*) FROM pg_stat_statements", "postgres")) > 0
+
+
 def test_connections_are_what_was_promised(sql, knob):
     assert int(sql("SHOW max_connections")) == knob("postgresql_max_connections", 100)
 

@@ -103,6 +103,15 @@ def test_an_apt_source_that_was_never_fetched_must_be_reachable_too(refused):
     assert "cannot reach 127.0.0.1" in refused("site_http_proxy=")  # else that is asked instead
 
 
+def test_a_backup_that_nobody_could_restore_is_refused(refused):
+    assert "has no repository for its backup" in refused('{"backup_local": false}')
+    s3 = '"endpoint": "s3.invalid", "bucket": "b", "region": "r", "access_id": "i"'
+    said = refused(f'{{"backup_s3": {{{s3}}}}}')
+    assert "has a repository in S3 that lacks access_secret" in said
+    said = refused(f'{{"backup_passphrase": "", "backup_s3": {{{s3}, "access_secret": "s"}}}}')
+    assert "would lose the passphrase" in said
+
+
 def test_connections_and_memory_beyond_the_budget_are_refused(refused):
     said = refused(
         "gunicorn_workers=40",

@@ -25,6 +25,7 @@ def test_the_status_takes_less_than_three_seconds(status):
 
 
 def test_the_status_says_what_the_system_says(host, app, release, workers, site, sql, status):
+    host.run("systemctl start slipway-backup-check")
     for _ in range(20):
         assert site.ask("/health/live").status == 200
     document = json.loads(status("--json", "status").stdout)
@@ -48,7 +49,7 @@ def test_the_status_says_what_the_system_says(host, app, release, workers, site,
     total = int(host.check_output("awk '/^MemTotal/ {print $2}' /proc/meminfo")) // 1024
     assert machine["memory"]["total_mib"] == total
     assert set(machine["updates"]) == {"security", "others"}
-    assert machine["backup"] is None
+    assert machine["backup"]["lines"]["archive"]["said"] == "the archive follows."
 
 
 def test_a_person_gets_a_line_for_each_question(status, release):

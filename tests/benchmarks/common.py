@@ -62,11 +62,15 @@ def ssh(host: dict, remote: str) -> list[str]:
     return ["ssh", *options, f"{host['user']}@{host['address']}", remote]
 
 
-def inventory(work: Path, host: dict) -> Path:
-    """Write an inventory with the host in every group, as inventory/demo has it."""
+def inventory(work: Path, host: dict, is_ours: bool = True) -> Path:
+    """Write an inventory with the host in every group, as inventory/demo has it.
+
+    `is_ours` says whether the project's own variables belong to it.
+    """
     folder = work / "inventory"
     folder.mkdir()
-    (folder / "group_vars").symlink_to(ROOT / "inventory/group_vars")
+    if is_ours:
+        (folder / "group_vars").symlink_to(ROOT / "inventory/group_vars")
     variables = {
         "ansible_host": host["address"],
         "ansible_port": host["port"],

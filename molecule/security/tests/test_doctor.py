@@ -88,10 +88,6 @@ def test_a_slow_name_server_does_not_hold_it_up(doctor):
     assert report.line("dns").count("bad:") == 100
 
 
-def test_the_backup_that_nobody_has_set_up_is_told(doctor):
-    assert doctor().line("backup").startswith("warn: not set up.")
-
-
 @pytest.fixture
 def put_aside(host):
     """Return a function that runs a command now and another one when the test is over."""

@@ -22,6 +22,7 @@ OPTIONS = [word for option in NO_QUESTIONS for word in ("-o", option)]
 OPTIONS += ["-i", str(CACHE / "id_ed25519")]
 SETTINGS = "/etc/ssh/sshd_config.d/10-slipway.conf"
 GUARD = "/var/lib/slipway/guard"
+GATEWAY = "10.127.0.1"  # as which this computer is seen
 # A setting with which nobody gets in.
 LOCKED = ("--extra-vars", '{"ssh_allow_users": ["nobody"]}')
 
@@ -128,6 +129,31 @@ def test_settings_that_lock_out_are_undone_at_once_and_told(host, address, inven
     assert host.file(SETTINGS).content_string == before
     assert log_in(address, "root", "true").returncode == 0
     assert not host.file(GUARD).exists
+
+
+def inside(host, command: str) -> str:
+    """Run a command on the server, past the network from which nobody may get in now."""
+    words = [HOST, "exec", host.backend.host, "sh", "-c", command]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_who_locks_themselves_out_is_not_banned_for_it(host, address, inventory):
+    """The first failed login bans here: that of the run itself, which so loses its connection."""
+    banned = "fail2ban-client get sshd banip"
+    inside(host, f"fail2ban-client set sshd delignoreip {GATEWAY}")
+    inside(host, "fail2ban-client set sshd maxretry 1")
+    run = play(inventory, "--tags=ssh", *LOCKED, "--extra-vars", "ssh_guard_seconds=30")
+    try:
+        deadline = time.monotonic() + 60
+        while (seen := inside(host, banned)) != GATEWAY and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert seen == GATEWAY
+        code, _ = ended(run)
+    finally:
+        inside(host, "systemctl restart fail2ban")
+    assert code == 2
+    assert inside(host, f"test ! -e {GUARD} && fail2ban-client ping") == "Server replied: pong"
+    assert log_in(address, "root", "true").returncode == 0
 
 
 def test_what_a_killed_run_left_is_undone_by_the_timer(host, address, inventory):

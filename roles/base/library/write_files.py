@@ -22,6 +22,9 @@ from ansible.module_utils.basic import AnsibleModule
 STAMPS = Path("/var/lib/slipway")
 UNITS = Path("/etc/systemd/system")
 OURS = "# Source: roles/"  # stands at the head of each file that comes from a template
+# What systemctl's is-enabled and is-active say yes to.
+AT_BOOT = {"enabled", "enabled-runtime", "static", "alias", "indirect", "generated", "transient"}
+ACTIVE = {"active", "reloading"}
 MANY_BYTES = 2**20  # no diff is shown of more
 
 
@@ -97,12 +100,19 @@ def remove(path: Path, module: AnsibleModule) -> None:
 
 def to_be_started(services: list[str], module: AnsibleModule) -> list[tuple[str, str]]:
     """Return what it takes to have services run now and at boot; nothing where they do."""
-    return [
-        (verb, service)
-        for service in services
-        for question, verb in (("is-enabled", "enable"), ("is-active", "start"))
-        if module.run_command(["systemctl", "--quiet", question, service])[0] != 0
-    ]
+    if not services:
+        return []
+    _, told, _ = module.run_command(
+        ["systemctl", "show", "--property=UnitFileState", "--property=ActiveState", *services]
+    )
+    orders = []
+    for service, lines in zip(services, told.strip().split("\n\n"), strict=True):
+        seen = dict(line.split("=", 1) for line in lines.splitlines())
+        if seen["UnitFileState"] not in AT_BOOT:
+            orders.append(("enable", service))
+        if seen["ActiveState"] not in ACTIVE:
+            orders.append(("start", service))
+    return orders
 
 
 def is_starting(service: str, module: AnsibleModule) -> bool:

@@ -15,6 +15,7 @@ from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 
 ANY_NAME = "_"
+BACKUP_CHECK_MINUTES_MAX = 1500  # the longest time between two looks, and some
 HTTP, HTTPS = 80, 443
 PLACEHOLDER = re.compile(
     r"change[ _-]?me|replace[ _-]?me|placeholder|\bexample\.(?:com|net|org)\b", re.IGNORECASE
@@ -196,6 +197,32 @@ def judge_units(failed: list[str]) -> Finding:
     return Finding("services", "ok", "none has failed.")
 
 
+def judge_backup(seen: dict | None) -> Iterator[Finding]:
+    """Judge what the host's own check of backup, archive and drill has found.
+
+    :param seen: its last findings; empty before the first, None where there is no backup.
+    """
+    if seen is None:
+        yield Finding("backup", "warn", "not set up.", "site_backup: true, and site.yml.")
+    elif not seen:
+        fix = "wait some minutes; or systemctl start slipway-backup-check on the host."
+        yield Finding("backup", "warn", "not looked at yet.", fix)
+    elif seen["age_minutes"] > BACKUP_CHECK_MINUTES_MAX:
+        fix = "systemctl status slipway-backup-check.timer on the host."
+        said = f"nobody has looked at it for {seen['age_minutes']} minutes."
+        yield Finding("backup", "bad", said, fix)
+    else:
+        lines = seen["lines"].items()
+        for name, line in lines:
+            if line["state"] != "ok":
+                said = f"{name}: {' '.join(line['said'].split())}"
+                yield Finding("backup", line["state"], said, line["fix"])
+        if all(line["state"] == "ok" for _, line in lines):
+            where = " Only on this machine's disk." if seen["only_here"] else ""
+            said = " ".join(line["said"] for _, line in lines) + where
+            yield Finding("backup", "ok", said[0].upper() + said[1:])
+
+
 def strings(value: object, name: str) -> Iterator[tuple[str, str]]:
     """Visit every string within a variable, with the way to it."""
     if isinstance(value, dict):
@@ -315,6 +342,6 @@ class ActionModule(ActionBase):
             judge_reboot(host["reboot"]),
             judge_firewall(host["closed_chains"]),
             judge_placeholders(unfilled),
-            Finding("backup", "warn", "not set up.", "copy the output of pg_dump elsewhere."),
+            *judge_backup(host["backup"]),
         ]
         return {"changed": False, "findings": [finding._asdict() for finding in findings]}

@@ -16,6 +16,8 @@ LISTS = Path("/var/lib/apt/lists")
 REBOOT_REQUIRED = Path("/run/reboot-required")
 # What every mapped library that is no longer on the disk looks like in /proc/PID/maps.
 REPLACED_LIBRARY = re.compile(r"/lib.*\.so.* \(deleted\)$", re.MULTILINE)
+BACKUP_SETTINGS = Path("/etc/slipway/backup/settings.json")
+BACKUP_STATUS = Path("/var/lib/slipway/backup/status.json")
 NOT_AFTER = "%b %d %H:%M:%S %Y GMT"
 
 
@@ -95,6 +97,16 @@ def failed_units(module: AnsibleModule) -> list[str]:
     return [line.split()[0] for line in output.splitlines() if line.strip()]
 
 
+def backup() -> dict | None:
+    """Return what the host's own check of its backup last found; None where there is no backup."""
+    if not BACKUP_SETTINGS.exists():
+        return None
+    if not BACKUP_STATUS.exists():
+        return {}
+    age = time.time() - BACKUP_STATUS.stat().st_mtime
+    return {"age_minutes": round(age / 60), **json.loads(BACKUP_STATUS.read_text())}
+
+
 def addresses(module: AnsibleModule) -> list[str]:
     """Return the host's own addresses, loopback left out."""
     _, output, _ = module.run_command(["ip", "-json", "address", "show", "scope", "global"])
@@ -115,6 +127,7 @@ def main() -> None:
         closed_chains=closed_chains(module),
         certificates=certificates(module.params["certificates_folder"], module),
         failed_units=failed_units(module),
+        backup=backup(),
         addresses=addresses(module),
     )
 

@@ -132,8 +132,9 @@ def migrate(app: Application, release: str, settings: dict) -> dict:
     What cannot be imported does not get to touch the schema of what serves.
 
     :param settings: `command`, `folder`, `seconds`, `lock_seconds`, `dump`, `dump_max_mib`,
-        `import_seconds`.
-    :returns: the schema's revision `before` and `after`, and the `dump`, as far as there are any.
+        `import_seconds`, `point_command`.
+    :returns: the schema's revision `before` and `after`, the restore `point` and the `dump`, as far
+        as there are any.
     :raises ReleaseError: where it cannot be imported, the dump not be made, or the command fails.
     """
     database = database_of(app, release)
@@ -149,6 +150,9 @@ def migrate(app: Application, release: str, settings: dict) -> dict:
     with database.alone(settings["seconds"]):
         before = database.revision()
         result = {"before": before}
+        if settings["point_command"] and (before or app.current()):
+            named = run(shlex.split(settings["point_command"]), stderr=subprocess.PIPE)
+            result["point"] = named.strip()
         if settings["dump"] and (before or app.current()):
             refuse_large(app, database, settings["dump_max_mib"])
             database.dump(app.dump(release))
@@ -158,6 +162,7 @@ def migrate(app: Application, release: str, settings: dict) -> dict:
         except ReleaseError as error:
             raise ReleaseError(f"{error}\n{state_after_failure(database, result)}") from None
         result["after"] = database.revision()
+    facts |= {"point": result["point"]} if "point" in result else {}
     app.record(release, schema=result["after"], schema_before=before, **facts)
     return result
 
@@ -189,5 +194,7 @@ def state_after_failure(database: Database, result: dict) -> str:
         return "Whether the schema has changed cannot be told: the database does not answer."
     if after == result["before"]:
         return f"The schema is still at revision {after or 'none'}."
-    dump = result.get("dump", "there is none")
-    return f"The schema has moved from {result['before'] or 'none'} to {after}! Dump: {dump}"
+    ways = f"Dump: {result.get('dump', 'there is none')}"
+    if "point" in result:
+        ways += f"; restore point: {result['point']}"
+    return f"The schema has moved from {result['before'] or 'none'} to {after}! {ways}"

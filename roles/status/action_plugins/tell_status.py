@@ -71,6 +71,16 @@ def database_line(machine: dict) -> str:
     return line
 
 
+def backup_line(backup: dict | None) -> str:
+    """Return the line of backup and drill: all that is red, or else how old they are."""
+    if backup is None:
+        return "none"
+    lines = backup["lines"].items()
+    red = [f"{name}: {line['said']}" for name, line in lines if line["state"] == "bad"]
+    fine = [line["said"].rstrip(".") for name, line in lines if name in ("backup", "drill")]
+    return f"RED, {' '.join(red)}" if red else "; ".join(fine)
+
+
 def machine_lines(machine: dict) -> list[tuple[str, str]]:
     """Return the lines of a machine."""
     memory, waiting = machine["memory"], machine["updates"]
@@ -89,7 +99,7 @@ def machine_lines(machine: dict) -> list[tuple[str, str]]:
                  f"up {duration(machine['uptime_seconds'])}"),
         ("certificate", ", ".join(certificates) or "none: plain HTTP"),
         ("updates", updates + (", a reboot too" if machine["reboot_required"] else "")),
-        ("backup", "not set up"),
+        ("backup", backup_line(machine["backup"])),
         ("alerts", "not set up"),
     ]  # fmt: skip
 
@@ -117,7 +127,7 @@ class ActionModule(ActionBase):
         for name in task_vars["ansible_play_hosts"]:
             seen = hostvars[name].get(variable, {})
             if "machine" in seen:
-                machine = {**seen["machine"], "backup": None, "drill": None, "alerts": None}
+                machine = {**seen["machine"], "alerts": None}
                 machine["has_database"] = self._task.args["has_database"]
                 hosts.append({"host": name, "machine": machine, "apps": seen["apps"]})
         if self._task.args["as_json"]:

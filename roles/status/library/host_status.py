@@ -42,6 +42,8 @@ PSQL += ["--no-psqlrc", "--tuples-only", "--no-align", "--command", DATABASE]
 APT = ["apt-get", "--simulate", "--quiet", "dist-upgrade"]
 APT_KNOWS = (Path("/var/lib/dpkg/status"), Path("/var/lib/apt/lists"))
 KEPT = Path("/run/slipway-updates.json")
+# What the timer slipway-backup-check last found.
+BACKUP = Path("/var/lib/slipway/backup/status.json")
 
 
 def begin(command: list[str]) -> subprocess.Popen | None:
@@ -240,6 +242,14 @@ def database(output: str | None, apps: list[str]) -> dict | None:
     return seen
 
 
+def backup() -> dict | None:
+    """Return what is known of backup, archive and drill; None where there is none yet."""
+    try:
+        return json.loads(BACKUP.read_text())
+    except OSError:
+        return None
+
+
 def main() -> None:
     """Begin what takes long, look at the rest meanwhile, and answer; nothing is judged here."""
     module = AnsibleModule(
@@ -298,6 +308,7 @@ def main() -> None:
             "database": database(answer(psql), apps),
             "updates": updates(answer(apt)) if known is None else known,
             "reboot_required": Path("/run/reboot-required").exists(),
+            "backup": backup(),
         },
     )
 

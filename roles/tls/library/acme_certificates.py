@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.tls_store import LIVE, Store, read_pair
+from ansible.module_utils.tls_store import LIVE, SITES, Store, read_pair
 
 RENEWAL = Path("/etc/letsencrypt/renewal")
 CHALLENGE = ".well-known/acme-challenge"
@@ -262,20 +262,10 @@ def fulfil(wish: Wish, module: AnsibleModule, store: Store) -> tuple[list[str], 
 
 def main() -> None:
     """Ask for what is missing, and let nginx serve what came."""
-    site_options = {
-        "name": {"type": "str", "required": True},
-        "names": {"type": "list", "elements": "str", "required": True},
-        "mode": {"type": "str"},
-    }
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "path", "required": True},
-            "sites": {
-                "type": "list",
-                "elements": "dict",
-                "required": True,
-                "options": site_options,
-            },
+            "sites": SITES,
             "challenge_path": {"type": "path", "required": True},
             "directory_url": {"type": "str", "required": True},
             "ca_certificate": {"type": "path", "default": ""},

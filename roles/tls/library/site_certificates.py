@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.tls_store import LIVE, Store, read_pair
+from ansible.module_utils.tls_store import LIVE, SITES, Store, read_pair
 
 SELF_SIGNED_DAYS = 3650
 MOST_COMMON_NAME = 64  # characters that X.509 allows there
@@ -83,16 +83,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "path", "required": True},
-            "sites": {
-                "type": "list",
-                "elements": "dict",
-                "required": True,
-                "options": {
-                    "name": {"type": "str", "required": True},
-                    "names": {"type": "list", "elements": "str", "required": True},
-                    "mode": {"type": "str", "choices": ["acme", "selfsigned", "provided"]},
-                },
-            },
+            "sites": SITES,
             "provided_chains": {"type": "dict", "required": True},
             # Not a key within each chain's entry: Ansible would log that.
             "provided_keys": {"type": "dict", "required": True, "no_log": True},

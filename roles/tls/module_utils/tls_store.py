@@ -21,6 +21,18 @@ LIVE = Path("/etc/letsencrypt/live")
 STAMP = Path("/var/lib/slipway/certificates")  # stands until nginx serves what the links say
 APPLY = "/usr/local/lib/slipway/apply-certificates"
 
+# What both modules are told of each site.
+SITES = {
+    "type": "list",
+    "elements": "dict",
+    "required": True,
+    "options": {
+        "name": {"type": "str", "required": True},
+        "names": {"type": "list", "elements": "str", "required": True},
+        "mode": {"type": "str", "choices": ["acme", "selfsigned", "provided"]},
+    },
+}
+
 Run = Callable[..., "tuple[int, str, str]"]
 
 

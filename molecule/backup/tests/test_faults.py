@@ -1,0 +1,152 @@
+"""Whatever breaks a backup is told in one message, turns red, and is green once mended."""
+
+import json
+import time
+
+import pytest
+from conftest import CONF, SETTINGS
+
+testinfra_hosts = ["ansible://kept"]
+
+
+def bad(status: dict) -> str:
+    """Return what is red, as one text."""
+    return "\n".join(
+        f"{name}: {line['said']} {line['fix']}"
+        for name, line in status["lines"].items()
+        if line["state"] == "bad"
+    )
+
+
+@pytest.mark.parametrize("wrong", ["another-passphrase-than-that", ""])
+def test_a_wrong_or_missing_passphrase_is_told(host, kept, afterwards, wrong):
+    kept.must(f"cp -a {CONF} /root/conf")
+    afterwards(f"cp -a /root/conf {CONF}; systemctl start slipway-backup")
+    change = f"s/^repo1-cipher-pass=.*/repo1-cipher-pass={wrong}/" if wrong else "/cipher/d"
+    kept.must(f"sed -i '{change}' {CONF}")
+    done = kept.restore()
+    assert done.returncode != 0
+    assert "The passphrase is not the repository's" in done.text
+    assert kept.is_served()
+    assert kept.run("systemctl start slipway-backup").returncode != 0
+    assert "passphrase" in bad(kept.status())
+
+
+def test_an_archiver_that_stopped_turns_red(host, kept, afterwards):
+    archive = "/var/lib/postgresql/15/main/pg_wal/archive_status"
+    reload_ = "runuser -u postgres -- psql -qc 'SELECT pg_reload_conf()' > /dev/null"
+    afterwards(f"cd / && runuser -u postgres -- psql -qc 'ALTER SYSTEM RESET ALL' && {reload_}")
+    kept.must(
+        "cd / && runuser -u postgres -- psql -qc "
+        f"\"ALTER SYSTEM SET archive_command = 'false # pgbackrest'\" && {reload_}; sleep 1"
+    )
+    kept.sql("SELECT txid_current(); SELECT pg_switch_wal()")
+    time.sleep(2)
+    assert "archive" not in bad(kept.status())
+    kept.must(f"touch -d '6 minutes ago' {archive}/*.ready")
+    status = kept.status()
+    assert "the archive stands still" in bad(status)
+    kept.must(f"cd / && runuser -u postgres -- psql -qc 'ALTER SYSTEM RESET ALL' && {reload_}")
+    kept.must(f"timeout 90 sh -c 'while ls {archive}/*.ready; do sleep 1; done'")
+    assert kept.status()["lines"]["archive"]["state"] == "ok"
+
+
+def test_an_archive_command_that_lies_turns_red(host, kept, afterwards):
+    reload_ = "runuser -u postgres -- psql -qc 'SELECT pg_reload_conf()' > /dev/null"
+    afterwards(f"cd / && runuser -u postgres -- psql -qc 'ALTER SYSTEM RESET ALL' && {reload_}")
+    kept.must(
+        "cd / && runuser -u postgres -- psql -qc "
+        f"\"ALTER SYSTEM SET archive_command = 'true'\" && {reload_}; sleep 1"
+    )
+    assert "PostgreSQL does not archive" in bad(kept.status())
+
+
+def test_a_full_repository_loses_nothing_and_goes_on_by_itself(host, kept, writer, afterwards):
+    archive = "/var/lib/postgresql/15/main/pg_wal/archive_status"
+    path = "/var/backups/slipway"
+    kept.must(
+        f"size=$(($(du -sm {path} | cut -f1) + 6))m; mount -t tmpfs -o size=$size tmpfs /mnt && "
+        f"cp -a {path}/. /mnt && mount --bind /mnt {path} && umount /mnt"
+    )
+    afterwards(f"! mountpoint -q {path} || umount {path}; systemctl start slipway-backup")
+    kept.run(f"dd if=/dev/zero of={path}/ballast bs=1M")
+    kept.sql("SELECT txid_current(); SELECT pg_switch_wal()")
+    done = kept.run("systemctl start slipway-backup; journalctl -u slipway-backup -n 20 -o cat")
+    assert "The disk of the repository is full" in done.text
+    assert "The disk of the repository is full" in bad(kept.status())
+    assert kept.is_served()
+    writer.stop()
+    assert {name for name, _ in writer.acknowledged} <= kept.names()
+    kept.must(f"umount {path}")
+    kept.must(f"timeout 120 sh -c 'while ls {archive}/*.ready; do sleep 1; done'")
+    kept.must("systemctl start slipway-backup")
+    assert kept.status()["state"] != "bad"
+
+
+def test_a_stale_backup_turns_red(host, kept, afterwards):
+    kept.must(f"cp -a {SETTINGS} /root/settings")
+    afterwards(f"cp -a /root/settings {SETTINGS}")
+    kept.must(f'sed -i \'s/"max_age_hours": 30/"max_age_hours": 0/\' {SETTINGS}')
+    assert "the newest is" in bad(kept.status())
+
+
+def test_red_calls_the_alert_once_and_green_again(host, kept, afterwards):
+    kept.status()
+    kept.must("rm -f /run/alerts")
+    kept.must(f"cp -a {SETTINGS} /root/settings")
+    kept.must(f'sed -i \'s/"max_age_hours": 30/"max_age_hours": 0/\' {SETTINGS}')
+    kept.status()
+    kept.status()
+    kept.must(f"cp -a /root/settings {SETTINGS}")
+    kept.status()
+    said = kept.must("grep -E '^backup is' /run/alerts").splitlines()
+    assert said == ["backup is RED", "backup is well again"]
+
+
+def test_a_drill_proves_the_newest_backup(host, kept):
+    kept.must("systemctl start slipway-drill")
+    drill = json.loads(kept.must("cat /var/lib/slipway/backup/drill.json"))
+    assert drill["result"] == "ok"
+    assert drill["checksums"] == "ok"
+    assert drill["rows"]["webapp"] > 0
+    assert kept.run("ls /var/lib/slipway/backup/drill").returncode != 0
+    assert "took" in kept.status()["lines"]["drill"]["said"]
+
+
+def test_rows_that_are_missing_fail_the_drill(host, kept, afterwards):
+    label = json.loads(kept.must("cat /var/lib/slipway/backup/backup.json"))["label"]
+    path = f"/var/lib/slipway/backup/measured/{label}.json"
+    measured = json.loads(kept.must(f"cp {path} /root/measured; cat {path}"))
+    afterwards(f"cp /root/measured {path}; systemctl start slipway-drill")
+    for when in ("before", "after"):
+        measured[when]["webapp"]["rows"]["public.users"] += 1
+    kept.must(f"cat > {path}", given=json.dumps(measured).encode())
+    assert kept.run("systemctl start slipway-drill").returncode != 0
+    said = bad(kept.status())
+    assert "The restored database is not what was backed up" in said
+    assert "public.users has" in said
+
+
+def test_a_damaged_file_of_the_repository_fails_the_drill(host, kept, afterwards):
+    label = json.loads(kept.must("slipway-backup status"))["backup"]["label"].split("_")[0]
+    # A bundle of many files: half of them, as those that have changed since are not needed.
+    full = f"/var/backups/slipway/pgbackrest/backup/main/{label}"
+    path = kept.must(
+        f"find {full} -type f -path '*/bundle/*' -printf '%s %p\\n' | sort -n | tail -1"
+    )
+    size, path = path.split()
+    kept.must(f"cp -a {path} /root/sound")
+    afterwards(f"cp -a /root/sound {path}; systemctl start slipway-drill")
+    half = int(size) // 2048
+    damage = f"dd if=/dev/urandom of={path} bs=1k seek={half // 2} count={half} conv=notrunc"
+    kept.must(damage)
+    assert kept.run("systemctl start slipway-drill").returncode != 0
+    assert "the last drill failed" in bad(kept.status())
+
+
+def test_a_backup_that_was_never_looked_at_is_told_by_the_doctor(host, kept, run_doctor):
+    kept.status()
+    assert " backup " in run_doctor().stdout
+    kept.must("touch -d '2 days ago' /var/lib/slipway/backup/status.json")
+    assert "nobody has looked at it" in run_doctor().stdout
+    kept.status()

@@ -1,0 +1,409 @@
+"""Bring the database back: to its latest state, to a time, or to a restore point.
+
+The backup is fetched beside the cluster that serves. Then the applications and PostgreSQL stop, the
+new cluster takes the place of the old one, recovers with nobody connected and nothing archived, and
+is looked at; only then it serves. Whatever fails before that puts the old one back. `restore.json`
+holds how far it came; a run after one that was killed puts the old one back, and begins anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from slipway_backup import backup, common
+from slipway_backup.common import STANZA, BackupError, Settings, pgbackrest, problem
+from slipway_backup.drill import need_space
+from slipway_backup.server import Server, stop_whoever_runs_on
+
+JOURNAL = "restore.json"
+UNITS = Path("/etc/systemd/system")
+ROOM = Path("/run/slipway-restore")
+RECOVERY_SECONDS = 12 * 3600
+POINT_TIME = re.compile(r"(\d{8})[T-](\d{6})[DFIZ]$")
+# Run by the cluster once it stands in its place, wherever it was fetched to.
+RESTORE_COMMAND = f'pgbackrest --stanza={STANZA} archive-get %f "%p"'
+UTC = timezone(timedelta())
+SEGMENT = re.compile("[0-9A-F]{24}")
+SECRET = re.compile(r"^SECRET_KEY=.*$", re.MULTILINE)
+
+
+@dataclass
+class Wanted:
+    """What somebody asks for; nothing is the latest state."""
+
+    time: str
+    point: str
+    repository: int
+    files: bool
+
+
+@dataclass
+class Plan:
+    """What will be done, and what is told of it."""
+
+    repository: int
+    label: str
+    size_bytes: int
+    target: list[str]
+    moment: float | None
+    text: str
+
+
+def parse_time(text: str) -> float:
+    """Return the seconds of a time that names its offset, or is in UTC.
+
+    :raises BackupError: where it is no time, or lies ahead.
+    """
+    try:
+        when = datetime.fromisoformat(
+            re.sub(r"Z$", "+00:00", re.sub(r"([+-]\d\d)$", r"\1:00", text))
+        )
+    except ValueError:
+        raise problem(
+            f"{text!r} is no time.",
+            "the target",
+            "as 2026-11-22 14:03:20+00, or without an offset for UTC.",
+            "write it so.",
+        ) from None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    if when.timestamp() > time.time():
+        raise problem(
+            f"{text} lies ahead.",
+            f"the host's clock: {common.now()}",
+            "a time that is over.",
+            "leave the time out for the latest state.",
+        )
+    return when.timestamp()
+
+
+def point_time(name: str) -> float:
+    """Return when a restore point was named, from its name.
+
+    :raises BackupError: where the name does not tell.
+    """
+    found = POINT_TIME.search(name)
+    if found is None:
+        raise problem(
+            f"{name!r} is no restore point of ours.",
+            "the target",
+            "a name as slipway-backup point printed it: NAME-20261122T140320Z.",
+            "give the whole name, or a time.",
+        )
+    when = datetime.strptime("".join(found.groups()), "%Y%m%d%H%M%S")
+    return when.replace(tzinfo=UTC).timestamp()
+
+
+def plan(settings: Settings, wanted: Wanted) -> Plan:
+    """Choose the backup; tell what will be done and lost. Nothing is changed.
+
+    :raises BackupError: where there is no backup for what is wanted.
+    """
+    number = wanted.repository or settings.repositories[0]["number"]
+    known = common.backups(common.info(number))
+    moment = None
+    if wanted.time:
+        moment, target = parse_time(wanted.time), "time"
+        stamp = datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%S.%f+00")
+        options = ["--type=time", f"--target={stamp}"]
+    elif wanted.point:
+        moment, target = point_time(wanted.point), f"restore point {wanted.point}"
+        options = ["--type=name", f"--target={wanted.point}"]
+    else:
+        target, options = "latest state", ["--type=default"]
+    # Whole seconds are known of the end of a backup: in doubt the one before it.
+    fitting = [one for one in known if moment is None or one["timestamp"]["stop"] < moment - 1]
+    if wanted.point.startswith("backup-"):
+        fitting = [one for one in known if f"backup-{one['label']}" == wanted.point]
+    if not fitting:
+        first = common.as_time(known[0]["timestamp"]["stop"]) if known else "there is none"
+        raise problem(
+            f"There is no backup from before {wanted.time or wanted.point or 'now'}.",
+            f"repository {number}; its first backup ended at {first}",
+            "a moment after the end of the first backup.",
+            "choose a later moment, or another repository.",
+        )
+    chosen = fitting[-1]
+    return Plan(
+        repository=number,
+        label=chosen["label"],
+        size_bytes=chosen["info"]["size"],
+        target=[*options, "--target-action=promote"] if moment is not None else options,
+        moment=moment,
+        text=told(settings, wanted, chosen, target, moment),
+    )
+
+
+def told(settings: Settings, wanted: Wanted, chosen: dict, target: str, moment) -> str:
+    """Say what a restore would do, in lines for a person."""
+    lines = [f"Restore to: {common.as_time(moment) if target == 'time' else target}"]
+    stop = common.as_time(chosen["timestamp"]["stop"])
+    size = chosen["info"]["size"] // 2**20
+    lines.append(f"From: backup {chosen['label']}, ended {stop}, {size} MiB, and the archive")
+    try:
+        lines.append(f"Serving now: {common.shown_rows(common.measure())}")
+    except BackupError:
+        lines.append("Serving now: PostgreSQL does not answer")
+    if moment is not None:
+        minutes = (time.time() - moment) / 60
+        lines.append(f"LOST: all that was written in the {minutes:.1f} minutes since then")
+    else:
+        lines.append("LOST: what has not reached the archive, if this cluster has stopped")
+    if settings.data.exists():
+        lines.append(f"Kept aside: the present cluster, as {settings.data}.replaced-TIME")
+    if wanted.files:
+        folders = [path for app in settings.applications for path in app["folders"]]
+        lines.append(f"Files: {', '.join(folders)} from the same time; same names are replaced")
+    apps = ", ".join(app["name"] for app in settings.applications) or "none"
+    lines.append(f"Stopped meanwhile: PostgreSQL, applications: {apps}")
+    return "\n".join(lines)
+
+
+def restore(settings: Settings, wanted: Wanted, ask: bool) -> None:
+    """Restore. It ends well only if the restored database serves.
+
+    :raises BackupError: where it does not; then the former one serves, if it did before.
+    """
+    with common.alone(60):
+        put_back_interrupted(settings)
+        chosen = plan(settings, wanted)
+        print(chosen.text, flush=True)
+        if ask:
+            confirm()
+        began = time.time()
+        fetch(settings, chosen)
+        stopped = time.time()
+        replace(settings, chosen)
+        try:
+            if wanted.files:
+                restore_files(settings, chosen)
+        finally:
+            start_applications(settings)
+        down = time.time() - stopped
+        facts = {"step": "done", "stopped": common.now(), "label": chosen.label}
+        common.record(JOURNAL, {**facts, "seconds": round(time.time() - began, 1)})
+        print(f"Restored: {common.shown_rows(common.measure())}")
+        print(f"It took {time.time() - began:.1f} s, {down:.1f} s of them without the database.")
+    # What was promised of the old time line does not hold for the new one.
+    subprocess.run(["systemctl", "start", "--no-block", "slipway-backup.service"])
+
+
+def confirm() -> None:
+    """Ask the person at the terminal.
+
+    :raises BackupError: where there is none, or the answer is no.
+    """
+    if sys.stdin.isatty() and input("Go on? Type yes: ").strip() == "yes":
+        return
+    raise problem("Nothing was done.", "the answer", "yes.", "say yes, or add --yes.")
+
+
+def beside(settings: Settings) -> Path:
+    """Return where a cluster is fetched to."""
+    return settings.data.with_name("main.restore")
+
+
+def fetch(settings: Settings, chosen: Plan) -> None:
+    """Fetch the backup beside the cluster that serves, which goes on."""
+    place = beside(settings)
+    shutil.rmtree(place, ignore_errors=True)
+    need_space(settings.data.parent, chosen.size_bytes)
+    common.record(JOURNAL, {"step": "fetching", "started": common.now()})
+    place.mkdir(mode=0o700)
+    shutil.chown(place, "postgres", "postgres")
+    pgbackrest(
+        "restore",
+        f"--repo={chosen.repository}",
+        f"--set={chosen.label}",
+        f"--pg1-path={place}",
+        f"--recovery-option=restore_command={RESTORE_COMMAND}",
+        *chosen.target,
+    )
+
+
+def replace(settings: Settings, chosen: Plan) -> None:
+    """Put the fetched cluster in place, recover it, look at it, and let it serve.
+
+    :raises BackupError: where it does not hold; the old one is back then.
+    """
+    was_running = common.succeeds(["systemctl", "--quiet", "is-active", settings.unit])
+    stop_applications(settings)
+    aside = settings.data.with_name(
+        f"main.replaced-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    )
+    journal = {"step": "replacing", "started": common.now(), "aside": str(aside),
+               "was_running": was_running}  # fmt: skip
+    common.record(JOURNAL, journal)
+    end_the_log()
+    stop_postgresql(settings)
+    try:
+        if settings.data.exists():
+            settings.data.rename(aside)
+        beside(settings).rename(settings.data)
+        if chosen.moment is None:
+            take_along(settings, aside)
+        recover(settings)
+    except (BackupError, OSError, subprocess.SubprocessError):
+        put_back(settings, journal)
+        raise
+    common.record(JOURNAL, {**journal, "step": "starting"})
+    subprocess.run(["systemctl", "reset-failed", settings.unit], capture_output=True)
+    common.run(["systemctl", "start", settings.unit])
+    wait_for_postgresql()
+
+
+def end_the_log() -> None:
+    """Write one transaction more, if PostgreSQL answers, which then archives all as it stops.
+
+    A recovery to a time needs to see one that is later.
+    """
+    with contextlib.suppress(BackupError):
+        common.psql("SELECT txid_current()")
+
+
+def take_along(settings: Settings, old: Path) -> None:
+    """Copy the segments that the old cluster has not archived, if it was the same cluster."""
+    shown = common.as_postgres([settings.program("pg_controldata"), str(settings.data)])
+    system = int(re.search(r"system identifier: +(\d+)", shown)[1])
+    for segment in old.glob("pg_wal/*"):
+        archived = segment.parent / "archive_status" / f"{segment.name}.done"
+        if not SEGMENT.fullmatch(segment.name) or archived.exists():
+            continue
+        with segment.open("rb") as file:
+            (owner,) = struct.unpack("=Q", file.read(32)[24:].ljust(8, b"\0"))
+        if owner == system:
+            common.run(["cp", "--archive", str(segment), str(settings.data / "pg_wal")])
+
+
+def stop_postgresql(settings: Settings) -> None:
+    """Stop the cluster that serves, also one whose data directory is gone."""
+    subprocess.run(["systemctl", "stop", settings.unit], capture_output=True)
+    stop_whoever_runs_on(settings, settings.data)
+
+
+def recover(settings: Settings) -> None:
+    """Recover with nobody connected, look at everything, and archive the new time line."""
+    server = Server(settings, settings.data, ROOM, hot_standby="off")
+    try:
+        server.start(RECOVERY_SECONDS)
+        common.measure(str(ROOM))
+    finally:
+        server.stop()
+    for history in settings.data.glob("pg_wal/*.history"):
+        pgbackrest("archive-push", str(history))
+
+
+def units_of_applications(settings: Settings) -> list[str]:
+    """List what serves and what runs by the clock."""
+    names = [app["name"] for app in settings.applications]
+    patterns = [pattern for name in names for pattern in (f"{name}.target", f"{name}-*.timer")]
+    return sorted(path.name for pattern in patterns for path in UNITS.glob(pattern))
+
+
+def stop_applications(settings: Settings) -> None:
+    """Stop what writes."""
+    if units := units_of_applications(settings):
+        common.run(["systemctl", "stop", *units])
+
+
+def start_applications(settings: Settings) -> None:
+    """Start what serves; timers with it."""
+    if units := units_of_applications(settings):
+        common.run(["systemctl", "start", *units])
+
+
+def wait_for_postgresql() -> None:
+    """Return once PostgreSQL answers.
+
+    :raises BackupError: where it does not within two minutes.
+    """
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            common.psql("SELECT 1")
+            return
+        except BackupError:
+            time.sleep(0.2)
+    raise BackupError("PostgreSQL does not answer: journalctl --unit 'postgresql@*'.")
+
+
+def put_back(settings: Settings, journal: dict) -> None:
+    """Let the old cluster serve again; what was fetched goes."""
+    aside = Path(journal["aside"])
+    stop_whoever_runs_on(settings, settings.data)
+    if aside.exists():
+        shutil.rmtree(settings.data, ignore_errors=True)
+        aside.rename(settings.data)
+    shutil.rmtree(beside(settings), ignore_errors=True)
+    common.record(JOURNAL, {"step": "done", "stopped": common.now(), "result": "put back"})
+    if not journal["was_running"]:
+        return
+    try:
+        common.run(["systemctl", "start", settings.unit])
+        wait_for_postgresql()
+        start_applications(settings)
+    except BackupError as error:
+        print(f"What was there before does not start again: {error}", file=sys.stderr)
+
+
+def put_back_interrupted(settings: Settings) -> None:
+    """Take back what a run that was killed has left."""
+    journal = common.read(JOURNAL)
+    if journal.get("step") == "replacing":
+        stop_postgresql(settings)
+        put_back(settings, journal)
+    elif journal.get("step") == "starting":
+        common.run(["systemctl", "start", settings.unit])
+        start_applications(settings)
+    stop_whoever_runs_on(settings, beside(settings))
+    shutil.rmtree(beside(settings), ignore_errors=True)
+
+
+def restore_files(settings: Settings, chosen: Plan) -> None:
+    """Bring back the folders of the applications; their owner is who has that name here."""
+    repository = next(x for x in settings.repositories if x["number"] == chosen.repository)
+    backup.restic(repository, "restore", snapshot(repository, chosen.moment), "--target=/")
+    for app in settings.applications:
+        for folder in app["folders"]:
+            if not folder.startswith("/etc/") and Path(folder).exists():
+                common.run(["chown", "--recursive", f"{app['name']}:{app['name']}", folder])
+        # A release has its own copy of the key.
+        key = Path("/etc", app["name"], "secret_key")
+        for environment in Path("/srv", app["name"]).glob("releases/*/environment"):
+            text = environment.read_text()
+            if key.exists() and 'RELEASE_ID="' in text:
+                line = f'SECRET_KEY="{key.read_text().strip()}"'
+                given = SECRET.search((key.parent / "environment").read_text())
+                if not given:
+                    environment.write_text(SECRET.sub(lambda _, line=line: line, text))
+
+
+def snapshot(repository: dict, moment: float | None) -> str:
+    """Return the newest snapshot from before a moment, or the newest of all."""
+    known = json.loads(backup.restic(repository, "snapshots", "--json"))
+    known.sort(key=lambda one: one["time"])
+    fitting = [one for one in known if moment is None or parse_snapshot(one["time"]) <= moment]
+    return (fitting or known[:1] or [{"id": "latest"}])[-1]["id"]
+
+
+def parse_snapshot(text: str) -> float:
+    """Return the seconds of restic's time, which has nanoseconds."""
+    return datetime.fromisoformat(re.sub(r"\.\d+", "", text).replace("Z", "+00:00")).timestamp()
+
+
+def remove_replaced(settings: Settings) -> list[str]:
+    """Delete the clusters that were kept aside; return them."""
+    aside = sorted(settings.data.parent.glob("main.replaced-*"))
+    for path in aside:
+        shutil.rmtree(path)
+    return [f"removed {path}" for path in aside]

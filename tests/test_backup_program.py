@@ -1,0 +1,190 @@
+"""The backup program judges, compares and chooses as promised; what it runs is tested on hosts."""
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "roles/backup/files"))
+
+from slipway_backup import common, drill, restore, watch
+
+SETTINGS = common.Settings(
+    version=15,
+    applications=[],
+    repositories=[{"number": 1}],
+    full_days=7,
+    keep_days=14,
+    max_age_hours=26,
+    archive_max_minutes=10,
+    drill_max_days=9,
+    alert_command="",
+)
+
+
+def backup_of(hours_ago: float, label: str = "20261122-010203F") -> dict:
+    """Return a backup as pgBackRest tells of it."""
+    return {
+        "label": label,
+        "timestamp": {"stop": int(time.time() - hours_ago * 3600)},
+        "info": {"size": 2**20},
+    }
+
+
+@pytest.mark.parametrize(
+    ("newest", "last", "state"),
+    [
+        (backup_of(1), {"result": "ok"}, "ok"),
+        (backup_of(25), {"result": "ok"}, "ok"),
+        (backup_of(27), {"result": "ok"}, "bad"),
+        (backup_of(1), {"result": "failed", "error": "full"}, "bad"),
+        (None, {}, "warn"),
+    ],
+)
+def test_a_backup_is_judged_by_its_age_and_its_end(newest, last, state):
+    assert watch.judge_backup(SETTINGS, newest, last)[0] == state
+
+
+@pytest.mark.parametrize(
+    ("archive", "state"),
+    [
+        ({"mode": "on", "command": "pgbackrest x", "waiting": 0, "waiting_seconds": 0}, "ok"),
+        ({"mode": "on", "command": "pgbackrest x", "waiting": 1, "waiting_seconds": 599}, "ok"),
+        ({"mode": "on", "command": "pgbackrest x", "waiting": 9, "waiting_seconds": 601}, "bad"),
+        ({"mode": "on", "command": "true", "waiting": 0, "waiting_seconds": 0}, "bad"),
+        ({"mode": "off", "command": "", "waiting": 0, "waiting_seconds": 0}, "bad"),
+        ({"error": "PostgreSQL does not answer"}, "bad"),
+    ],
+)
+def test_an_archive_that_stands_still_is_bad(archive, state):
+    assert watch.judge_archive(SETTINGS, archive)[0] == state
+
+
+@pytest.mark.parametrize(
+    ("record", "oldest", "state"),
+    [
+        ({}, None, "ok"),
+        ({}, backup_of(24), "ok"),
+        ({}, backup_of(10 * 24), "bad"),
+        ({"result": "ok", "stopped": common.as_time(time.time() - 3600), "seconds": 4}, None, "ok"),
+        ({"result": "ok", "stopped": "2020-01-01T00:00:00Z", "seconds": 4}, None, "bad"),
+        ({"result": "failed", "stopped": common.now(), "error": "rows"}, None, "bad"),
+    ],
+)
+def test_a_drill_that_failed_or_is_missing_is_bad(record, oldest, state):
+    assert watch.judge_drill(SETTINGS, record, oldest)[0] == state
+
+
+def measured(rows: int, revision: str = "0001") -> dict:
+    """Return what was measured of one database."""
+    return {"shop": {"revision": revision, "rows": {"public.users": rows}}}
+
+
+@pytest.mark.parametrize("rows", [10, 11, 12])
+def test_rows_between_the_two_counts_are_right(rows):
+    drill.compare(measured(rows), {"before": measured(10), "after": measured(12)})
+    with pytest.raises(common.BackupError, match=r"public\.users has 9 rows, not 10 to 12"):
+        drill.compare(measured(9), {"before": measured(10), "after": measured(12)})
+
+
+def test_another_revision_or_a_missing_database_is_told():
+    both = {"before": measured(1), "after": measured(1)}
+    with pytest.raises(common.BackupError, match="revision 0002, not 0001"):
+        drill.compare(measured(1, "0002"), both)
+    with pytest.raises(common.BackupError, match="shop: missing"):
+        drill.compare({}, both)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-03-01 12:00:00+00",
+        "2026-03-01 12:00",
+        "2026-03-01T12:00:00Z",
+        "2026-03-01 14:00:00+02:00",
+        "2026-03-01 14:00+02",
+    ],
+)
+def test_a_time_is_in_utc_unless_it_says_otherwise(text, monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 1.9e9)
+    assert restore.parse_time(text) == 1772366400
+
+
+def test_the_name_of_a_point_tells_its_time():
+    assert restore.point_time("before-migration-20260301T120000Z") == 1772366400
+    assert restore.point_time("backup-20260228-010203F_20260301-120000D") == 1772366400
+    with pytest.raises(common.BackupError, match="no restore point of ours"):
+        restore.point_time("yesterday")
+
+
+def test_the_backup_before_the_moment_is_chosen(monkeypatch):
+    known = [backup_of(50, "old"), backup_of(26, "middle"), backup_of(2, "new")]
+    monkeypatch.setattr(common, "info", lambda number: {"backup": known})
+    monkeypatch.setattr(common, "measure", lambda: {})
+    wanted = restore.Wanted(common.as_time(time.time() - 3 * 3600), "", 0, False)
+    assert restore.plan(SETTINGS, wanted).label == "middle"
+    assert restore.plan(SETTINGS, restore.Wanted("", "", 0, False)).label == "new"
+    early = restore.Wanted(common.as_time(time.time() - 60 * 3600), "", 0, False)
+    with pytest.raises(common.BackupError, match="There is no backup from before"):
+        restore.plan(SETTINGS, early)
+
+
+@pytest.mark.parametrize(
+    ("said", "meaning"),
+    [
+        ("ERROR: [095]: unable to flush", "The passphrase is not the repository's"),
+        ("ERROR: [039]: write: No space left on device", "The disk of the repository is full"),
+        ("ERROR: [028]: backup and archive info files exist but do not match the database",
+         "backups of another cluster"),
+    ],
+)  # fmt: skip
+def test_an_error_of_pgbackrest_gets_its_meaning_and_a_fix(said, meaning):
+    explained = common.explained(said)
+    assert meaning in explained
+    assert said in explained
+    assert "Fix:" in explained
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """Return the folder of a cluster, with nothing around it that runs."""
+    data = tmp_path / "main"
+    monkeypatch.setattr(common.Settings, "data", property(lambda self: data))
+    monkeypatch.setattr(common, "STATE", tmp_path / "state")
+    monkeypatch.setattr(common, "run", lambda *arguments, **options: "")
+    monkeypatch.setattr(common, "psql", lambda *arguments, **options: "")
+    monkeypatch.setattr(restore.subprocess, "run", lambda *arguments, **options: None)
+    return data
+
+
+@pytest.mark.parametrize("killed", ["before", "between", "after"])
+def test_the_old_cluster_is_back_wherever_a_restore_was_killed(cluster, killed):
+    aside = cluster.with_name("main.replaced-20261122T000000Z")
+    old = {"before": cluster, "between": aside, "after": aside}[killed]
+    old.mkdir()
+    (old / "rows").write_text("old")
+    fetched = cluster if killed == "after" else cluster.with_name("main.restore")
+    fetched.mkdir()
+    (fetched / "rows").write_text("new")
+    journal = {"step": "replacing", "aside": str(aside), "was_running": True}
+    common.record("restore.json", journal)
+    restore.put_back_interrupted(SETTINGS)
+    assert (cluster / "rows").read_text() == "old"
+    assert [path.name for path in cluster.parent.glob("main*")] == ["main"]
+    assert common.read("restore.json")["step"] == "done"
+
+
+def test_only_the_log_of_the_same_cluster_comes_along(cluster, monkeypatch, tmp_path):
+    copied = []
+    monkeypatch.setattr(common, "as_postgres", lambda *_: "Database system identifier:   77\n")
+    monkeypatch.setattr(common, "run", lambda command, **_: copied.append(Path(command[2]).name))
+    log = tmp_path / "old/pg_wal"
+    (log / "archive_status").mkdir(parents=True)
+    for number, owner in ((1, 77), (2, 78), (3, 77)):
+        head = bytes(24) + owner.to_bytes(8, sys.byteorder)
+        (log / f"{number:024X}").write_bytes(head)
+    (log / "archive_status" / f"{3:024X}.done").touch()
+    (log / "00000002.history").touch()
+    restore.take_along(SETTINGS, tmp_path / "old")
+    assert copied == [f"{1:024X}"]
