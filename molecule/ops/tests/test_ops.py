@@ -48,6 +48,13 @@ def current(host):
     return lambda app="shop": host.check_output(f"basename $(readlink /srv/{app}/current)")
 
 
+@pytest.fixture
+def site_users(host):
+    """Return a function that counts the users of the shop."""
+    count = "cd / && runuser -u postgres -- psql -At shop -c 'SELECT count(*) FROM users'"
+    return lambda: int(host.check_output(count))
+
+
 def status_of(ops, app: str, **options) -> dict:
     """Return what the status says of an application."""
     said = ops("-l", app, "status", "--json", **options)
@@ -303,3 +310,33 @@ def ask_https(address: str, name: str) -> tuple[int, str, dict]:
         connection.request("GET", "/", headers={"Host": name})
         answer = connection.getresponse()
         return answer.status, answer.read().decode(), dict(answer.headers)
+
+
+# -- backup
+
+
+def test_a_backup_is_made_and_the_status_tells_its_age(host, ops):
+    ops("-l", "harbour", "backup")
+    made = json.loads(host.check_output("cat /var/lib/slipway/backup/backup.json"))
+    assert made["result"] == "ok"
+    assert re.search(r"backup +0 minutes old, of \d+ MiB; no drill yet", ops("status"))
+
+
+def test_a_backup_that_fails_says_why(host, ops):
+    conf = "/etc/pgbackrest/pgbackrest.conf"
+    host.check_output(f"cp -a {conf} /run/conf; echo nonsense >> {conf}")
+    try:
+        said = ops("-l", "harbour", "backup", code=2)
+    finally:
+        host.check_output(f"cp -a /run/conf {conf}; systemctl start slipway-backup")
+    assert "nonsense" in said
+
+
+def test_a_restore_shows_what_would_be_lost_and_brings_it_back(host, ops, site_users):
+    before = site_users()
+    assert "LOST:" in ops("-l", "harbour", "restore", "--", "--check")
+    point = host.check_output("slipway-backup point before-a-mistake")
+    time.sleep(1.1)
+    host.check_output("cd / && runuser -u postgres -- psql -q shop -c 'DELETE FROM users'")
+    ops("-l", "harbour", "restore", "--point", point, "--yes")
+    assert site_users() == before

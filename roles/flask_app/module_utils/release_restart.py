@@ -10,7 +10,7 @@ from ansible.module_utils.release_switch import start, switch
 from ansible.module_utils.releases import Application, ReleaseError, now, run, write_text
 
 # What the copy gets of its own; the rest of what is recorded stays true of it.
-OF_ITS_OWN = {"release", "built", "by", "switched", "rolled_back"}
+OF_ITS_OWN = {"release", "built", "by", "switched", "rolled_back", "restarted_from"}
 
 
 def restart(app: Application, settings: dict, holder: dict) -> dict:
