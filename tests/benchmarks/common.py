@@ -193,14 +193,13 @@ def machine() -> str:
     )
 
 
-def write_page(text: str, begin: str, end: str) -> None:
+def write_page(text: str, begin: str, end: str, path: Path = PAGE) -> None:
     """Put a section into the page, in the place of the old one; leave the others alone."""
-    page = PAGE.read_text() if PAGE.exists() else "# Benchmarks\n"
+    page = path.read_text() if path.exists() else "# Benchmarks\n"
     before, found, rest = page.partition(begin)
     after = rest.partition(end)[2] if found else "\n"
     before = before if found else before.rstrip("\n") + "\n\n"
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(before + text + after)
+    path.write_text(before + text + after)
 
 
 # -- the program

@@ -16,6 +16,7 @@ NOT_OURS = {
     ".ansible",
     ".cache",
     ".git",
+    ".hypothesis",
     ".molecule",
     ".pytest_cache",
     ".ruff_cache",

@@ -47,6 +47,23 @@ def inner_offence(name: str, values: list | dict, options: dict) -> tuple[str, s
     return "", None
 
 
+def validated(name: str, spec: dict, value) -> tuple[str, object]:
+    """Let Ansible check type and choices; return its complaint or "", and the value in its type.
+
+    An input that was left empty is None, which Ansible takes for any type. And it raises where a
+    value cannot even be compared, as infinity with a whole number.
+    """
+    if value is None:
+        return f"{name} is empty", None
+    try:
+        result = ArgumentSpecValidator({name: spec}).validate({name: value})
+    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        return f"{name} is {value!r}: {error}", None
+    if result.error_messages:
+        return result.error_messages[0], None
+    return "", result.validated_parameters[name]
+
+
 def check_inputs(role: str, options: dict, values: dict) -> tuple[dict, list[str]]:
     """Check one role's inputs for type, choices and bounds.
 
@@ -59,11 +76,11 @@ def check_inputs(role: str, options: dict, values: dict) -> tuple[dict, list[str
     for name, value in values.items():
         spec = {key: item for key, item in options[name].items() if key != "required"}
         description = str(spec.pop("description"))
-        result = ArgumentSpecValidator({name: spec}).validate({name: value})
-        if result.error_messages:
-            offence, allowed = result.error_messages[0], spec.get("choices") or spec["type"]
+        offence, valid = validated(name, spec, value)
+        if offence:
+            allowed = spec.get("choices") or spec["type"]
         else:
-            checked[name] = result.validated_parameters[name]
+            checked[name] = valid
             allowed = bound_offence(checked[name], description)
             offence = f"{name} is {checked[name]!r}"
             if spec.get("options") and not allowed:
@@ -127,7 +144,7 @@ class ActionModule(ActionBase):
             inputs = {}
             for name in options:
                 try:
-                    inputs[name] = templar.template(templar.available_variables.get(name))
+                    inputs[name] = templar.template(templar.available_variables[name])
                 except AnsibleUndefinedVariable:
                     continue  # handed over by the playbook: the role itself checks it
                 except AnsibleError as error:
