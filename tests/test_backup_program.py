@@ -1,5 +1,7 @@
 """The backup program judges, compares and chooses as promised; what it runs is tested on hosts."""
 
+import contextlib
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -23,11 +25,15 @@ SETTINGS = common.Settings(
 )
 
 
+SETTINGS_OF_TWO = dataclasses.replace(SETTINGS, repositories=[{"number": 1}, {"number": 2}])
+
+
 def backup_of(hours_ago: float, label: str = "20261122-010203F") -> dict:
     """Return a backup as pgBackRest tells of it."""
     return {
         "label": label,
         "timestamp": {"stop": int(time.time() - hours_ago * 3600)},
+        "database": {"repo-key": 1},
         "info": {"size": 2**20},
     }
 
@@ -40,6 +46,8 @@ def backup_of(hours_ago: float, label: str = "20261122-010203F") -> dict:
         (backup_of(27), {"result": "ok"}, "bad"),
         (backup_of(1), {"result": "failed", "error": "full"}, "bad"),
         (None, {}, "warn"),
+        (None, {"result": "ok"}, "bad"),
+        (backup_of(1), {"result": "running"}, "bad"),
     ],
 )
 def test_a_backup_is_judged_by_its_age_and_its_end(newest, last, state):
@@ -120,7 +128,8 @@ def test_the_name_of_a_point_tells_its_time():
 
 def test_the_backup_before_the_moment_is_chosen(monkeypatch):
     known = [backup_of(50, "old"), backup_of(26, "middle"), backup_of(2, "new")]
-    monkeypatch.setattr(common, "info", lambda number: {"backup": known})
+    monkeypatch.setattr(common, "info", lambda number=0: {"backup": known})
+    monkeypatch.setattr(common, "read", lambda name: {})
     monkeypatch.setattr(common, "measure", lambda: {})
     wanted = restore.Wanted(common.as_time(time.time() - 3 * 3600), "", 0, False)
     assert restore.plan(SETTINGS, wanted).label == "middle"
@@ -158,13 +167,13 @@ def cluster(tmp_path, monkeypatch):
     return data
 
 
-@pytest.mark.parametrize("killed", ["before", "between", "after"])
+@pytest.mark.parametrize("killed", ["before", "between"])
 def test_the_old_cluster_is_back_wherever_a_restore_was_killed(cluster, killed):
     aside = cluster.with_name("main.replaced-20261122T000000Z")
-    old = {"before": cluster, "between": aside, "after": aside}[killed]
+    old = {"before": cluster, "between": aside}[killed]
     old.mkdir()
     (old / "rows").write_text("old")
-    fetched = cluster if killed == "after" else cluster.with_name("main.restore")
+    fetched = cluster.with_name("main.restore")
     fetched.mkdir()
     (fetched / "rows").write_text("new")
     journal = {"step": "replacing", "aside": str(aside), "was_running": True}
@@ -173,6 +182,81 @@ def test_the_old_cluster_is_back_wherever_a_restore_was_killed(cluster, killed):
     assert (cluster / "rows").read_text() == "old"
     assert [path.name for path in cluster.parent.glob("main*")] == ["main"]
     assert common.read("restore.json")["step"] == "done"
+
+
+def test_a_cluster_that_was_found_well_stays_in_its_place(cluster):
+    aside = cluster.with_name("main.replaced-20261122T000000Z")
+    for path, rows in ((aside, "old"), (cluster, "new")):
+        path.mkdir()
+        (path / "rows").write_text(rows)
+    journal = {"step": "replacing", "aside": str(aside), "was_running": True}
+    common.record("restore.json", journal)
+    restore.put_back_interrupted(SETTINGS)
+    assert (cluster / "rows").read_text() == "new"
+    assert (aside / "rows").read_text() == "old"
+
+
+def test_what_is_kept_aside_is_not_removed_while_a_restore_is_not_over(cluster, monkeypatch):
+    monkeypatch.setattr(common, "LOCK", cluster.with_name("lock"))
+    aside = cluster.with_name("main.replaced-20261122T000000Z")
+    aside.mkdir()
+    common.record("restore.json", {"step": "replacing"})
+    with pytest.raises(common.BackupError, match="A restore was interrupted"):
+        restore.remove_replaced(SETTINGS)
+    common.record("restore.json", {"step": "done"})
+    assert restore.remove_replaced(SETTINGS) == [f"removed {aside}"]
+
+
+def test_a_backup_of_an_abandoned_time_line_is_not_the_latest(monkeypatch):
+    known = [backup_of(9, "kept"), backup_of(5, "abandoned")]
+    now = time.time()
+    last = {"moment": now - 8 * 3600, "stopped": common.as_time(now - 4 * 3600)}
+    monkeypatch.setattr(common, "info", lambda number=0: {"backup": known})
+    monkeypatch.setattr(common, "measure", lambda: {})
+    monkeypatch.setattr(common, "read", lambda name: last)
+    latest = restore.Wanted("", "", 0, False)
+    assert restore.plan(SETTINGS, latest).label == "kept"
+    known.append(backup_of(3, "since"))
+    assert restore.plan(SETTINGS, latest).label == "since"
+
+
+def test_another_clusters_backups_beside_the_chosen_ones_are_refused(monkeypatch):
+    other = backup_of(5, "other") | {"database": {"repo-key": 2}}
+    stanza = {"backup": [backup_of(9, "ours"), other],
+              "db": [{"repo-key": 1, "system-id": 7}, {"repo-key": 2, "system-id": 8}]}  # fmt: skip
+    monkeypatch.setattr(common, "info", lambda number=0: stanza)
+    with pytest.raises(common.BackupError, match="Repository 2 holds the backups of another"):
+        restore.must_be_of_one_cluster(1)
+
+
+@pytest.mark.parametrize(("result", "red"), [("ok", False), ("failed", True), ("killed", True)])
+def test_how_a_run_ended_is_written_down_whatever_happens(cluster, monkeypatch, result, red):
+    monkeypatch.setattr(common, "LOCK", cluster.with_name("lock"))
+
+    def run() -> None:
+        with common.recorded("drill.json", 0) as facts:
+            facts["size"] = 1
+            assert common.read("drill.json")["result"] == "running"
+            assert watch.failure(common.read("drill.json"), is_busy=True) == ""
+            if result == "failed":
+                raise common.BackupError("no")
+            if result == "killed":
+                raise KeyboardInterrupt
+
+    with contextlib.suppress(common.BackupError, KeyboardInterrupt):
+        run()
+    assert bool(watch.failure(common.read("drill.json"), is_busy=False)) == red
+
+
+def test_a_run_that_vanished_is_a_failure():
+    assert watch.failure({"result": "running"}, is_busy=False) == "it was killed"
+
+
+def test_the_repository_whose_newest_backup_is_oldest_is_judged():
+    far = SETTINGS_OF_TWO.repositories[1]["number"]
+    known = [backup_of(30, "far") | {"database": {"repo-key": far}}, backup_of(2, "near")]
+    assert watch.newest_of(SETTINGS_OF_TWO, known)["label"] == "far"
+    assert watch.newest_of(SETTINGS_OF_TWO, known[1:]) is None
 
 
 def test_only_the_log_of_the_same_cluster_comes_along(cluster, monkeypatch, tmp_path):
@@ -186,5 +270,6 @@ def test_only_the_log_of_the_same_cluster_comes_along(cluster, monkeypatch, tmp_
         (log / f"{number:024X}").write_bytes(head)
     (log / "archive_status" / f"{3:024X}.done").touch()
     (log / "00000002.history").touch()
-    restore.take_along(SETTINGS, tmp_path / "old")
+    (tmp_path / "old").rename(cluster)
+    restore.take_along(SETTINGS, tmp_path / "new")
     assert copied == [f"{1:024X}"]

@@ -71,6 +71,8 @@ def test_a_word_names_its_playbook_and_one_inventory():
         (["logs", "--json", "--lines", "3"], {"flask_app_logs_lines": 3, "flask_app_json": True}),
         (["flask", "db", "upgrade", "two words"], {"flask_app_run": "db upgrade 'two words'"}),
         (["flask", "routes", "--sort", "rule"], {"flask_app_run": "routes --sort rule"}),
+        (["flask", "--app", "x", "routes"], {"flask_app_run": "--app x routes"}),
+        (["-l", "flask", "flask", "--version"], {"flask_app_run": "--version"}),
         (["begin-maintenance", "--message", "Noon"], {"nginx_maintenance_message": "Noon"}),
         (["status", "--json"], {"status_json": True}),
         (["--json", "doctor"], {"doctor_json": True}),

@@ -127,6 +127,25 @@ def test_rows_that_are_missing_fail_the_drill(host, kept, afterwards):
     assert "public.users has" in said
 
 
+def test_a_killed_drill_turns_red(host, kept, afterwards):
+    afterwards("systemctl start slipway-drill")
+    record = "/var/lib/slipway/backup/drill.json"
+    kept.must("systemctl start --no-block slipway-drill")
+    kept.must(f"timeout 60 sh -c 'until grep -q running {record}; do sleep 0.05; done'")
+    kept.must("systemctl kill --signal=KILL slipway-drill; sleep 1")
+    assert "the last drill failed: it was killed" in bad(kept.status())
+
+
+def test_a_repository_that_lost_its_backups_is_told_and_not_begun_anew(host, kept, afterwards):
+    path = "/var/backups/slipway"
+    kept.must(f"mount -t tmpfs tmpfs {path}")  # as where a disk was not mounted
+    afterwards(f"! mountpoint -q {path} || umount {path}; systemctl start slipway-backup")
+    assert "a repository has none, although one was made" in bad(kept.status())
+    assert kept.run("systemctl start slipway-backup").returncode != 0
+    assert "The repository has lost its backups" in bad(kept.status())
+    assert kept.run(f"ls {path}/pgbackrest/backup/main").returncode != 0
+
+
 def test_a_damaged_file_of_the_repository_fails_the_drill(host, kept, afterwards):
     label = json.loads(kept.must("slipway-backup status"))["backup"]["label"].split("_")[0]
     # A bundle of many files: half of them, as those that have changed since are not needed.

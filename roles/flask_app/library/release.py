@@ -125,7 +125,7 @@ def do_whole(app: Application, lock: ReleaseLock, options: dict) -> dict:
     try:
         app.remove_incomplete()
         result = do(app, lock, options)
-    except ReleaseError:
+    except Exception:
         serving = app.current()
         app.write_log(by=options["holder"], action=f"{phase} failed", serving=serving)
         lock.give_back()

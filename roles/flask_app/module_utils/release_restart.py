@@ -7,14 +7,14 @@ import re
 import time
 
 from ansible.module_utils.release_switch import start, switch
-from ansible.module_utils.releases import Application, ReleaseError, now, run, write_text
+from ansible.module_utils.releases import Application, ReleaseError, run, write_text
 
 # What the copy gets of its own; the rest of what is recorded stays true of it.
-OF_ITS_OWN = {"release", "built", "by", "switched", "rolled_back", "restarted_from"}
+OF_ITS_OWN = {"release", "by", "switched", "rolled_back", "restarted_from"}
 
 
 def restart(app: Application, settings: dict, holder: dict) -> dict:
-    """Put a copy of the current release into its place, and remove the old one.
+    """Put a copy of the current release into its place; the next run removes the old one.
 
     The copy consists of hard links and has a name of its own, so it has its own socket, too: the
     old instance serves until the new one is healthy.
@@ -34,7 +34,10 @@ def restart(app: Application, settings: dict, holder: dict) -> dict:
         app.remove(release)
         raise ReleaseError(f"{error}\n{journal}\nServing: {before}.") from None
     switch(app, release, settings["drain_seconds"])
-    app.remove(before)
+    if app.dump(before).exists():
+        app.dump(before).rename(app.dump(release))
+    # Commands may still run in its folder, so that stays until the next run; it cannot serve again.
+    (app.folder(before) / "release.json").unlink()
     return {"release": release, "before": before}
 
 
@@ -53,4 +56,4 @@ def copy(app: Application, before: str, release: str, holder: dict) -> None:
     is_own = socket.stem == before
     (new / "gunicorn.sock").symlink_to(socket.with_stem(release) if is_own else socket)
     facts = {key: value for key, value in app.manifest(before).items() if key not in OF_ITS_OWN}
-    app.record(release, **facts, release=release, built=now(), by=holder, restarted_from=before)
+    app.record(release, **facts, release=release, by=holder, restarted_from=before)

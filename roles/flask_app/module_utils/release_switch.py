@@ -98,7 +98,8 @@ def roll_back(app: Application, settings: dict) -> dict:
         journal = app.journal(release)
         app.stop(app.units(release), kill=True)
         raise ReleaseError(f"{error}\n{journal}\nServing: {current}.") from None
-    if release < current:  # marked first: whenever the power goes, it is not chosen again
+    # Marked first: whenever the power goes, it is not chosen again.
+    if app.built(release) < app.built(current):
         app.record(current, rolled_back=now())
     switch(app, release, settings["drain_seconds"])
     return {"release": release, "before": current}
@@ -114,12 +115,12 @@ def choose(app: Application, wanted: str) -> str:
     earlier = [
         release
         for release in others
-        if release < current and not app.manifest(release).get("rolled_back")
+        if app.built(release) < app.built(current) and not app.manifest(release).get("rolled_back")
     ]
     if wanted in others:
         return wanted
     if not wanted and earlier:
-        return earlier[-1]
+        return max(earlier, key=app.built)
     problem = f"There is no release {wanted}" if wanted else "There is no earlier release"
     raise ReleaseError(
         f"{problem} of {app.name} to go back to.\nSeen in: {app.root}/releases.\n"

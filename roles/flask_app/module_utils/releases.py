@@ -127,6 +127,10 @@ class Application:
         path = self.folder(release) / "release.json"
         return json.loads(path.read_text()) if release and path.exists() else {}
 
+    def built(self, release: str) -> str:
+        """Return when a release was built; a restart gives it another name, but no other time."""
+        return self.manifest(release).get("built", "")
+
     def record(self, release: str, /, **facts) -> None:
         """Add to what is recorded of a release."""
         manifest = {**self.manifest(release), **facts}
@@ -298,8 +302,10 @@ class Application:
         variables = [f"--setenv={key}={value}" for key, value in environment.items()]
         unit = f"--unit={self.name}-task-{time.time_ns()}"  # the sandbox is that of APP-*
         wait = ["systemd-run", "--quiet", "--collect", "--pty", "--pipe", "--wait", unit]
-        # env finds the command in the release's own PATH; systemd-run would look in root's.
-        return [*wait, *properties, *variables, "/usr/bin/env", *command]
+        # env finds the command in the release's own PATH; systemd-run would look in root's. And to
+        # systemd a $ begins a variable.
+        words = [word.replace("$", "$$") for word in command]
+        return [*wait, *properties, *variables, "/usr/bin/env", *words]
 
     def run_in_release(
         self, release: str, command: list[str], timeout_seconds: float, **environment: str

@@ -9,6 +9,8 @@ import time
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+WHEN = "%Y-%m-%dT%H:%M:%SZ"
+UNSEEN_SECONDS = 25 * 3600  # backup_check_minutes allows a day
 STEPS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -20,7 +22,7 @@ def duration(seconds: float) -> str:
 
 def age(moment: str) -> str:
     """Return how long ago a moment was."""
-    return duration(time.time() - calendar.timegm(time.strptime(moment, "%Y-%m-%dT%H:%M:%SZ")))
+    return duration(time.time() - calendar.timegm(time.strptime(moment, WHEN)))
 
 
 def wrong(app: dict) -> str:
@@ -54,7 +56,7 @@ def app_lines(app: dict) -> list[tuple[str, str]]:
     if app["maintenance"]:
         lines.append(("maintenance", "ON: visitors see its page"))
     if app["releasing"]:
-        lines.append(("releasing", f"{app['releasing']} is at work"))
+        lines.append(("releasing", f"{app['releasing']} has the lock"))
     return lines
 
 
@@ -75,6 +77,9 @@ def backup_line(backup: dict | None) -> str:
     """Return the line of backup and drill: all that is red, or else how old they are."""
     if backup is None:
         return "none"
+    age = time.time() - calendar.timegm(time.strptime(backup["checked"], WHEN))
+    if age > UNSEEN_SECONDS:
+        return f"RED, nobody has looked at it for {duration(age)}"
     lines = backup["lines"].items()
     red = [f"{name}: {line['said']}" for name, line in lines if line["state"] == "bad"]
     fine = [line["said"].rstrip(".") for name, line in lines if name in ("backup", "drill")]
@@ -100,7 +105,6 @@ def machine_lines(machine: dict) -> list[tuple[str, str]]:
         ("certificate", ", ".join(certificates) or "none: plain HTTP"),
         ("updates", updates + (", a reboot too" if machine["reboot_required"] else "")),
         ("backup", backup_line(machine["backup"])),
-        ("alerts", "not set up"),
     ]  # fmt: skip
 
 
@@ -127,8 +131,7 @@ class ActionModule(ActionBase):
         for name in task_vars["ansible_play_hosts"]:
             seen = hostvars[name].get(variable, {})
             if "machine" in seen:
-                machine = {**seen["machine"], "alerts": None}
-                machine["has_database"] = self._task.args["has_database"]
+                machine = seen["machine"]
                 hosts.append({"host": name, "machine": machine, "apps": seen["apps"]})
         if self._task.args["as_json"]:
             Display().display(json.dumps({"hosts": hosts}))

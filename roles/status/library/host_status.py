@@ -27,7 +27,8 @@ PROPERTIES = "ActiveState,MainPID,NRestarts"
 # Connections that clients have, those that they may have, and hits of the buffer cache; as JSON.
 DATABASE = """
 SELECT json_build_object(
-  'used', (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),
+  'used', (SELECT count(*) FROM pg_stat_activity
+    WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()),
   'allowed', (SELECT sum(CASE name WHEN 'max_connections' THEN setting::int ELSE -setting::int END)
     FROM pg_settings WHERE name IN ('max_connections', 'superuser_reserved_connections')),
   'databases', (SELECT json_object_agg(datname, json_build_object(
@@ -105,7 +106,7 @@ def children(pid: str) -> int:
 
 
 def releasing(app: str) -> str:
-    """Name who is releasing the application at the moment, or ""."""
+    """Name who has the lock of the application's releases, or ""."""
     try:
         holder = json.loads(Path("/srv", app, "release.lock").read_text() or "{}").get("holder")
     except (OSError, ValueError):
@@ -309,6 +310,7 @@ def main() -> None:
             "updates": updates(answer(apt)) if known is None else known,
             "reboot_required": Path("/run/reboot-required").exists(),
             "backup": backup(),
+            "has_database": options["has_database"],
         },
     )
 

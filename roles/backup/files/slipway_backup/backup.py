@@ -16,7 +16,8 @@ from slipway_backup.common import STATE, BackupError, Settings, pgbackrest, psql
 
 POINT = re.compile(r"[a-z][a-z0-9-]{0,38}")
 KEPT_MEASURES = 60
-LEAST_FREE_MIB = 64
+SPARE_BYTES = 512 * 2**20  # on the disk that PostgreSQL writes to
+SIZE = "SELECT sum(pg_database_size(oid)) FROM pg_database"
 
 
 def prepare(settings: Settings) -> str:
@@ -37,15 +38,34 @@ def prepare(settings: Settings) -> str:
             if not password.exists():
                 with open(os.open(password, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
                     file.write(secrets.token_urlsafe(32) + "\n")
-    if common.read("restore.json").get("step") in ("replacing", "checking"):
+    if common.read("restore.json").get("step") == "replacing":
         return "A restore was interrupted; the repository is left alone."
+    must_not_begin_anew(settings)
     try:
-        pgbackrest("stanza-create", timeout=300)
+        system = int(psql("SELECT system_identifier FROM pg_control_system()"))
     except BackupError as error:
-        if "of another cluster" in str(error) or "does not answer" in str(error):
-            return str(error)
-        raise
+        return f"PostgreSQL does not answer.\n{error}"
+    if any(owner != system for owner in common.owners(common.info()).values()):
+        return "A repository holds the backups of another cluster; all are left alone."
+    pgbackrest("stanza-create", timeout=300)
     return "ready"
+
+
+def must_not_begin_anew(settings: Settings) -> None:
+    """Refuse a repository that is empty although there were backups: its disk is not mounted, say.
+
+    :raises BackupError: where that is so.
+    """
+    known = common.read("backup.json").get("repositories", [])
+    there = {one["database"]["repo-key"] for one in common.backups(common.info())}
+    for repository in settings.repositories:
+        if repository["restic"] in known and repository["number"] not in there:
+            raise common.problem(
+                "The repository has lost its backups.",
+                repository["restic"].removesuffix("/files"),
+                "a repository that holds what was put into it.",
+                f"mount its disk or bring it back; to begin anew: rm {STATE / 'backup.json'}.",
+            )
 
 
 def point(name: str) -> str:
@@ -78,46 +98,45 @@ def is_full_due(stanza: dict, repository: int, days: int) -> bool:
 
 def run(settings: Settings, full: bool) -> None:
     """Make one backup into each repository, and write down how it went, whatever happens."""
-    began = time.time()
-    facts = {"result": "failed", "started": common.as_time(began)}
-    try:
-        with common.alone(7200):
-            prepared = prepare(settings)
-            if prepared != "ready":
-                raise BackupError(prepared)
-            need_room(settings)
-            for repository in settings.repositories:
-                number = repository["number"]
-                stanza = common.info(number)
-                kind = "full" if full or is_full_due(stanza, number, settings.full_days) else "diff"
-                pgbackrest("backup", f"--repo={number}", f"--type={kind}")
-                newest = common.backups(common.info(number))[-1]
-                facts |= described(newest)
-            facts["measured"] = measured_at_a_point(facts["label"])
-            pgbackrest("check")
-            for repository in settings.repositories:
-                back_up_files(settings, repository)
-        facts["result"] = "ok"
-    except BackupError as error:
-        facts["error"] = str(error)
-        raise
-    finally:
-        facts |= {"stopped": common.now(), "seconds": round(time.time() - began, 1)}
-        common.record("backup.json", facts)
+    with common.recorded("backup.json", 7200) as facts:
+        prepared = prepare(settings)
+        if prepared != "ready":
+            raise BackupError(prepared)
+        need_room(settings)
+        for repository in settings.repositories:
+            number = repository["number"]
+            stanza = common.info(number)
+            kind = "full" if full or is_full_due(stanza, number, settings.full_days) else "diff"
+            pgbackrest("backup", f"--repo={number}", f"--type={kind}")
+            newest = common.backups(common.info(number))[-1]
+            facts |= described(newest)
+        facts["measured"] = measured_at_a_point(facts["label"])
+        pgbackrest("check")
+        for repository in settings.repositories:
+            back_up_files(settings, repository)
+        facts["repositories"] = [repository["restic"] for repository in settings.repositories]
 
 
 def need_room(settings: Settings) -> None:
-    """Refuse to begin on a full disk: pgBackRest would only tell of a segment that never came.
+    """Refuse a backup that might fill the disk: PostgreSQL stops where its own is full.
 
-    :raises BackupError: where hardly anything is free.
+    :raises BackupError: where a full one, at the size of the last or else of the databases, and
+        something to spare do not fit.
     """
-    for path in filter(None, (repository["path"] for repository in settings.repositories)):
-        free = shutil.disk_usage(path).free // 2**20
-        if free < LEAST_FREE_MIB:
+    for repository in settings.repositories:
+        if not repository["path"]:
+            continue
+        fulls = [one for one in common.backups(common.info(repository["number"]))
+                 if one["type"] == "full"]  # fmt: skip
+        size = fulls[-1]["info"]["repository"]["delta"] if fulls else int(psql(SIZE))
+        is_shared = os.stat(repository["path"]).st_dev == os.stat(settings.data).st_dev
+        least = (size + (SPARE_BYTES if is_shared else 0)) // 2**20
+        free = shutil.disk_usage(repository["path"]).free // 2**20
+        if free < least:
             raise common.problem(
                 "The disk of the repository is full.",
-                f"{path}, where {free} MiB are free",
-                f"{LEAST_FREE_MIB} MiB or more.",
+                f"{repository['path']}, where {free} MiB are free",
+                f"{least} MiB or more.",
                 "free space, enlarge the disk, or lower backup_keep_days; the archive goes on by "
                 "itself then.",
             )
@@ -185,7 +204,8 @@ def back_up_files(settings: Settings, repository: dict) -> None:
     """Back up the folders of the applications, and what was measured of the databases."""
     folders = [str(STATE / "measured")]
     folders += [path for app in settings.applications for path in app["folders"]]
-    there = [path for path in folders if Path(path).exists()]
+    # Of a link restic would keep the link alone.
+    there = [str(Path(path).resolve()) for path in folders if Path(path).exists()]
     try:
         restic(repository, "cat", "config")
     except BackupError as error:
@@ -193,6 +213,6 @@ def back_up_files(settings: Settings, repository: dict) -> None:
             raise
         restic(repository, "init")
     restic(repository, "unlock")  # of a run that is gone; we are alone here
-    restic(repository, "backup", "--host=slipway", "--one-file-system", *there)
+    restic(repository, "backup", "--host=slipway", *there)
     keep = ["--keep-within", f"{settings.keep_days}d"]
     restic(repository, "forget", "--host=slipway", "--group-by=host", "--prune", *keep)

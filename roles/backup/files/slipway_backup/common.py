@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import contextlib
 import fcntl
 import json
@@ -150,6 +151,11 @@ def backups(stanza: dict) -> list[dict]:
     return sorted(stanza.get("backup", []), key=lambda one: one["timestamp"]["stop"])
 
 
+def owners(stanza: dict) -> dict[int, int]:
+    """Return by the number of each repository the cluster that it is for."""
+    return {one["repo-key"]: one["system-id"] for one in stanza.get("db", [])}
+
+
 def psql(query: str, database: str = "postgres", socket: str = "/run/postgresql") -> str:
     """Ask PostgreSQL as its superuser."""
     command = ["psql", "--no-psqlrc", "--tuples-only", "--no-align", "--quiet"]
@@ -205,6 +211,11 @@ def as_time(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
+def seconds_of(when: str) -> float:
+    """Return the seconds of a time that `as_time` wrote."""
+    return calendar.timegm(time.strptime(when, "%Y-%m-%dT%H:%M:%SZ"))
+
+
 def read(name: str) -> dict:
     """Return a record of ours; empty where there is none."""
     path = STATE / name
@@ -221,6 +232,30 @@ def record(name: str, facts: dict) -> None:
         file.flush()
         os.fsync(file.fileno())
     new.rename(path)
+
+
+@contextlib.contextmanager
+def recorded(name: str, wait_seconds: int) -> Iterator[dict]:
+    """Work alone, and write down how it went, whatever happens: a kill leaves "running" behind.
+
+    :returns: the facts of a success, to be filled in; those of the last one until then.
+    """
+    began = time.time()
+    with alone(wait_seconds):
+        last = read(name)
+        started = {"started": as_time(began)}
+        record(name, last | started | {"result": "running"})
+        facts: dict = {}
+        outcome = {"result": "failed"}
+        try:
+            yield facts
+            outcome = {"result": "ok"}
+        except BackupError as error:
+            outcome["error"] = str(error)
+            raise
+        finally:
+            ended = {"stopped": now(), "seconds": round(time.time() - began, 1)}
+            record(name, facts | started | outcome | ended)
 
 
 @contextlib.contextmanager

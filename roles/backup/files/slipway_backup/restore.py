@@ -1,9 +1,9 @@
 """Bring the database back: to its latest state, to a time, or to a restore point.
 
-The backup is fetched beside the cluster that serves. Then the applications and PostgreSQL stop, the
-new cluster takes the place of the old one, recovers with nobody connected and nothing archived, and
-is looked at; only then it serves. Whatever fails before that puts the old one back. `restore.json`
-holds how far it came; a run after one that was killed puts the old one back, and begins anew.
+The backup is fetched beside the cluster that serves. Then the applications and PostgreSQL stop; the
+new cluster recovers, still beside, with nobody connected and nothing archived, and is looked at;
+only then the two change their names. So whatever fails, and whenever the power goes, it is the old
+one that is in its place and starts. `restore.json` holds how far a run came.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from slipway_backup import backup, common
-from slipway_backup.common import STANZA, BackupError, Settings, pgbackrest, problem
+from slipway_backup.common import BackupError, Settings, pgbackrest, problem
 from slipway_backup.drill import need_space
 from slipway_backup.server import Server, stop_whoever_runs_on
 
@@ -30,8 +30,7 @@ UNITS = Path("/etc/systemd/system")
 ROOM = Path("/run/slipway-restore")
 RECOVERY_SECONDS = 12 * 3600
 POINT_TIME = re.compile(r"(\d{8})[T-](\d{6})[DFIZ]$")
-# Run by the cluster once it stands in its place, wherever it was fetched to.
-RESTORE_COMMAND = f'pgbackrest --stanza={STANZA} archive-get %f "%p"'
+A_BACKUP = re.compile(r"backup-(\d{8}-\d{6}F\S*)$")  # the point that each backup has
 UTC = timezone(timedelta())
 SEGMENT = re.compile("[0-9A-F]{24}")
 SECRET = re.compile(r"^SECRET_KEY=.*$", re.MULTILINE)
@@ -56,6 +55,7 @@ class Plan:
     size_bytes: int
     target: list[str]
     moment: float | None
+    snapshot: str
     text: str
 
 
@@ -123,8 +123,10 @@ def plan(settings: Settings, wanted: Wanted) -> Plan:
         target, options = "latest state", ["--type=default"]
     # Whole seconds are known of the end of a backup: in doubt the one before it.
     fitting = [one for one in known if moment is None or one["timestamp"]["stop"] < moment - 1]
-    if wanted.point.startswith("backup-"):
-        fitting = [one for one in known if f"backup-{one['label']}" == wanted.point]
+    if named := A_BACKUP.match(wanted.point):
+        fitting = [one for one in known if one["label"] == named[1]]
+    if moment is None:
+        fitting = [one for one in known if not is_abandoned(one)]
     if not fitting:
         first = common.as_time(known[0]["timestamp"]["stop"]) if known else "there is none"
         raise problem(
@@ -134,17 +136,52 @@ def plan(settings: Settings, wanted: Wanted) -> Plan:
             "choose a later moment, or another repository.",
         )
     chosen = fitting[-1]
+    if moment is not None:
+        # The newest time line would be that of an earlier restore, which may have left out what is
+        # wanted now.
+        options += ["--target-action=promote", "--target-timeline=current"]
+    must_be_of_one_cluster(number)
+    files = snapshot(settings, number, moment) if wanted.files else {"id": "", "time": ""}
     return Plan(
         repository=number,
         label=chosen["label"],
         size_bytes=chosen["info"]["size"],
-        target=[*options, "--target-action=promote"] if moment is not None else options,
+        target=options,
         moment=moment,
-        text=told(settings, wanted, chosen, target, moment),
+        snapshot=files["id"],
+        text=told(settings, chosen, target, moment, files["time"]),
     )
 
 
-def told(settings: Settings, wanted: Wanted, chosen: dict, target: str, moment) -> str:
+def is_abandoned(one: dict) -> bool:
+    """Tell whether the last restore went back to before a backup: its time line has ended."""
+    last = common.read(JOURNAL)
+    return bool(last.get("moment")) and (
+        last["moment"] < one["timestamp"]["stop"] < common.seconds_of(last["stopped"])
+    )
+
+
+def must_be_of_one_cluster(number: int) -> None:
+    """Refuse a repository beside the chosen one that holds the backups of another cluster.
+
+    The restored cluster archives into all of them.
+
+    :raises BackupError: where there is one.
+    """
+    stanza = common.info()
+    of = common.owners(stanza)
+    for one in common.backups(stanza):
+        other = one["database"]["repo-key"]
+        if of.get(other) != of.get(number):
+            raise problem(
+                f"Repository {other} holds the backups of another cluster.",
+                f"its backup {one['label']}",
+                "repositories of one cluster, or empty ones.",
+                "give it another place (backup_path, backup_s3), run site.yml, and restore then.",
+            )
+
+
+def told(settings: Settings, chosen: dict, target: str, moment, files_time: str) -> str:
     """Say what a restore would do, in lines for a person."""
     lines = [f"Restore to: {common.as_time(moment) if target == 'time' else target}"]
     stop = common.as_time(chosen["timestamp"]["stop"])
@@ -161,9 +198,11 @@ def told(settings: Settings, wanted: Wanted, chosen: dict, target: str, moment) 
         lines.append("LOST: what has not reached the archive, if this cluster has stopped")
     if settings.data.exists():
         lines.append(f"Kept aside: the present cluster, as {settings.data}.replaced-TIME")
-    if wanted.files:
+    if files_time:
         folders = [path for app in settings.applications for path in app["folders"]]
-        lines.append(f"Files: {', '.join(folders)} from the same time; same names are replaced")
+        lines.append(
+            f"Files: {', '.join(folders)} as of {files_time[:19]}Z; same names are replaced"
+        )
     apps = ", ".join(app["name"] for app in settings.applications) or "none"
     lines.append(f"Stopped meanwhile: PostgreSQL, applications: {apps}")
     return "\n".join(lines)
@@ -181,17 +220,21 @@ def restore(settings: Settings, wanted: Wanted, ask: bool) -> None:
         if ask:
             confirm()
         began = time.time()
+        if wanted.files:  # what they are now can be had back
+            backup.back_up_files(settings, repository_of(settings, chosen))
         fetch(settings, chosen)
         stopped = time.time()
         replace(settings, chosen)
+        facts = {"step": "done", "label": chosen.label, "moment": chosen.moment}
+        common.record(JOURNAL, {**facts, "stopped": common.now()})
         try:
             if wanted.files:
                 restore_files(settings, chosen)
         finally:
             start_applications(settings)
         down = time.time() - stopped
-        facts = {"step": "done", "stopped": common.now(), "label": chosen.label}
-        common.record(JOURNAL, {**facts, "seconds": round(time.time() - began, 1)})
+        seconds = {"stopped": common.now(), "seconds": round(time.time() - began, 1)}
+        common.record(JOURNAL, facts | seconds)
         print(f"Restored: {common.shown_rows(common.measure())}")
         print(f"It took {time.time() - began:.1f} s, {down:.1f} s of them without the database.")
     # What was promised of the old time line does not hold for the new one.
@@ -226,40 +269,43 @@ def fetch(settings: Settings, chosen: Plan) -> None:
         f"--repo={chosen.repository}",
         f"--set={chosen.label}",
         f"--pg1-path={place}",
-        f"--recovery-option=restore_command={RESTORE_COMMAND}",
         *chosen.target,
     )
 
 
 def replace(settings: Settings, chosen: Plan) -> None:
-    """Put the fetched cluster in place, recover it, look at it, and let it serve.
+    """Recover the fetched cluster, look at it, put it in place, and let it serve.
 
-    :raises BackupError: where it does not hold; the old one is back then.
+    :raises BackupError: where it does not hold; the old one serves again then.
     """
-    was_running = common.succeeds(["systemctl", "--quiet", "is-active", settings.unit])
-    stop_applications(settings)
-    aside = settings.data.with_name(
-        f"main.replaced-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-    )
-    journal = {"step": "replacing", "started": common.now(), "aside": str(aside),
-               "was_running": was_running}  # fmt: skip
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    journal = {
+        "step": "replacing",
+        "started": common.now(),
+        "aside": str(settings.data.with_name(f"main.replaced-{stamp}")),
+        "was_running": common.succeeds(["systemctl", "--quiet", "is-active", settings.unit]),
+    }
     common.record(JOURNAL, journal)
-    end_the_log()
-    stop_postgresql(settings)
     try:
-        if settings.data.exists():
-            settings.data.rename(aside)
-        beside(settings).rename(settings.data)
-        if chosen.moment is None:
-            take_along(settings, aside)
-        recover(settings)
-    except (BackupError, OSError, subprocess.SubprocessError):
+        stop_applications(settings)
+        end_the_log()
+        stop_postgresql(settings)
+        recover(settings, chosen)
+        change_names(settings, Path(journal["aside"]))
+    except BaseException:  # Ctrl-C and a lost connection, too
         put_back(settings, journal)
         raise
     common.record(JOURNAL, {**journal, "step": "starting"})
     subprocess.run(["systemctl", "reset-failed", settings.unit], capture_output=True)
     common.run(["systemctl", "start", settings.unit])
     wait_for_postgresql()
+
+
+def change_names(settings: Settings, aside: Path) -> None:
+    """Put the new cluster in the place of the old one."""
+    if settings.data.exists():
+        settings.data.rename(aside)
+    beside(settings).rename(settings.data)
 
 
 def end_the_log() -> None:
@@ -271,18 +317,23 @@ def end_the_log() -> None:
         common.psql("SELECT txid_current()")
 
 
-def take_along(settings: Settings, old: Path) -> None:
+def system_of(settings: Settings, data: Path) -> int:
+    """Return what tells a cluster from all others."""
+    shown = common.as_postgres([settings.program("pg_controldata"), str(data)])
+    return int(re.search(r"system identifier: +(\d+)", shown)[1])
+
+
+def take_along(settings: Settings, new: Path) -> None:
     """Copy the segments that the old cluster has not archived, if it was the same cluster."""
-    shown = common.as_postgres([settings.program("pg_controldata"), str(settings.data)])
-    system = int(re.search(r"system identifier: +(\d+)", shown)[1])
-    for segment in old.glob("pg_wal/*"):
+    system = system_of(settings, new)
+    for segment in settings.data.glob("pg_wal/*"):
         archived = segment.parent / "archive_status" / f"{segment.name}.done"
         if not SEGMENT.fullmatch(segment.name) or archived.exists():
             continue
         with segment.open("rb") as file:
             (owner,) = struct.unpack("=Q", file.read(32)[24:].ljust(8, b"\0"))
         if owner == system:
-            common.run(["cp", "--archive", str(segment), str(settings.data / "pg_wal")])
+            common.run(["cp", "--archive", str(segment), str(new / "pg_wal")])
 
 
 def stop_postgresql(settings: Settings) -> None:
@@ -291,16 +342,34 @@ def stop_postgresql(settings: Settings) -> None:
     stop_whoever_runs_on(settings, settings.data)
 
 
-def recover(settings: Settings) -> None:
+def recover(settings: Settings, chosen: Plan) -> None:
     """Recover with nobody connected, look at everything, and archive the new time line."""
-    server = Server(settings, settings.data, ROOM, hot_standby="off")
+    new = beside(settings)
+    take_along(settings, new)
+    server = Server(settings, new, ROOM, hot_standby="off")
     try:
         server.start(RECOVERY_SECONDS)
         common.measure(str(ROOM))
     finally:
         server.stop()
-    for history in settings.data.glob("pg_wal/*.history"):
-        pgbackrest("archive-push", str(history))
+    adopt(settings, new, chosen)
+    for history in new.glob("pg_wal/*.history"):
+        pgbackrest("archive-push", f"--pg1-path={new}", str(history))
+
+
+def adopt(settings: Settings, new: Path, chosen: Plan) -> None:
+    """Make every repository the restored cluster's; on a new host some are of the empty one."""
+    system = system_of(settings, new)
+    foreign = [number for number, owner in common.owners(common.info()).items() if owner != system]
+    if foreign:  # without a backup, as `plan` has seen
+        pgbackrest("stop")
+        try:
+            for number in foreign:
+                pgbackrest("stanza-delete", f"--repo={number}", "--force")
+        finally:
+            pgbackrest("start")
+    if len(settings.repositories) > 1:
+        pgbackrest("stanza-create", "--no-online", f"--pg1-path={new}")
 
 
 def units_of_applications(settings: Settings) -> list[str]:
@@ -338,13 +407,14 @@ def wait_for_postgresql() -> None:
 
 
 def put_back(settings: Settings, journal: dict) -> None:
-    """Let the old cluster serve again; what was fetched goes."""
+    """Let the old cluster serve again; what was fetched goes.
+
+    Where the new one has its place already, it was found to be well, and stays.
+    """
     aside = Path(journal["aside"])
-    stop_whoever_runs_on(settings, settings.data)
-    if aside.exists():
-        shutil.rmtree(settings.data, ignore_errors=True)
+    if aside.exists() and not settings.data.exists():
         aside.rename(settings.data)
-    shutil.rmtree(beside(settings), ignore_errors=True)
+    remove_fetched(settings)
     common.record(JOURNAL, {"step": "done", "stopped": common.now(), "result": "put back"})
     if not journal["was_running"]:
         return
@@ -356,23 +426,32 @@ def put_back(settings: Settings, journal: dict) -> None:
         print(f"What was there before does not start again: {error}", file=sys.stderr)
 
 
-def put_back_interrupted(settings: Settings) -> None:
-    """Take back what a run that was killed has left."""
-    journal = common.read(JOURNAL)
-    if journal.get("step") == "replacing":
-        stop_postgresql(settings)
-        put_back(settings, journal)
-    elif journal.get("step") == "starting":
-        common.run(["systemctl", "start", settings.unit])
-        start_applications(settings)
+def remove_fetched(settings: Settings) -> None:
+    """Remove what was fetched, also what a killed run has left."""
     stop_whoever_runs_on(settings, beside(settings))
     shutil.rmtree(beside(settings), ignore_errors=True)
 
 
+def put_back_interrupted(settings: Settings) -> None:
+    """Take back what a run that was killed has left."""
+    journal = common.read(JOURNAL)
+    if journal.get("step") == "replacing":
+        put_back(settings, journal)
+    elif journal.get("step") == "starting":
+        with contextlib.suppress(BackupError):  # it is about to be replaced
+            common.run(["systemctl", "start", settings.unit])
+            start_applications(settings)
+    remove_fetched(settings)
+
+
+def repository_of(settings: Settings, chosen: Plan) -> dict:
+    """Return the repository that a plan takes the backup from."""
+    return next(x for x in settings.repositories if x["number"] == chosen.repository)
+
+
 def restore_files(settings: Settings, chosen: Plan) -> None:
     """Bring back the folders of the applications; their owner is who has that name here."""
-    repository = next(x for x in settings.repositories if x["number"] == chosen.repository)
-    backup.restic(repository, "restore", snapshot(repository, chosen.moment), "--target=/")
+    backup.restic(repository_of(settings, chosen), "restore", chosen.snapshot, "--target=/")
     for app in settings.applications:
         for folder in app["folders"]:
             if not folder.startswith("/etc/") and Path(folder).exists():
@@ -388,12 +467,23 @@ def restore_files(settings: Settings, chosen: Plan) -> None:
                     environment.write_text(SECRET.sub(lambda _, line=line: line, text))
 
 
-def snapshot(repository: dict, moment: float | None) -> str:
-    """Return the newest snapshot from before a moment, or the newest of all."""
+def snapshot(settings: Settings, number: int, moment: float | None) -> dict:
+    """Return id and time of the newest snapshot of the files, of those from before a moment.
+
+    :raises BackupError: where there is none.
+    """
+    repository = next(x for x in settings.repositories if x["number"] == number)
     known = json.loads(backup.restic(repository, "snapshots", "--json"))
     known.sort(key=lambda one: one["time"])
     fitting = [one for one in known if moment is None or parse_snapshot(one["time"]) <= moment]
-    return (fitting or known[:1] or [{"id": "latest"}])[-1]["id"]
+    if not fitting:
+        raise problem(
+            "There is no backup of the files from before that time.",
+            f"repository {number}; its first is of {known[0]['time'] if known else 'never'}",
+            "a moment after the first backup.",
+            "choose a later moment, or restore without --files.",
+        )
+    return fitting[-1]
 
 
 def parse_snapshot(text: str) -> float:
@@ -402,8 +492,19 @@ def parse_snapshot(text: str) -> float:
 
 
 def remove_replaced(settings: Settings) -> list[str]:
-    """Delete the clusters that were kept aside; return them."""
-    aside = sorted(settings.data.parent.glob("main.replaced-*"))
-    for path in aside:
-        shutil.rmtree(path)
+    """Delete the clusters that were kept aside; return them.
+
+    :raises BackupError: while a restore needs one, or was interrupted.
+    """
+    with common.alone(0):
+        if common.read(JOURNAL).get("step", "done") != "done":
+            raise problem(
+                "A restore was interrupted.",
+                f"{common.STATE / JOURNAL}",
+                "to remove what it kept aside once it is over.",
+                "run the same restore again.",
+            )
+        aside = sorted(settings.data.parent.glob("main.replaced-*"))
+        for path in aside:
+            shutil.rmtree(path)
     return [f"removed {path}" for path in aside]

@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 import time
-from datetime import datetime
 
 from slipway_backup import common
 from slipway_backup.common import BackupError, Settings, psql
@@ -20,12 +19,6 @@ def status() -> dict:
     return common.read("status.json")
 
 
-def age_seconds(when: str) -> float:
-    """Return how long a recorded time is ago."""
-    parsed = datetime.strptime(when.replace("Z", "+0000"), "%Y-%m-%dT%H:%M:%S%z")
-    return time.time() - parsed.timestamp()
-
-
 def shown_age(seconds: float) -> str:
     """Return an age as people say it."""
     if seconds < 7200:
@@ -33,10 +26,28 @@ def shown_age(seconds: float) -> str:
     return f"{seconds / 3600:.0f} hours" if seconds < 172800 else f"{seconds / 86400:.0f} days"
 
 
-def judge_backup(settings: Settings, newest: dict | None, last: dict) -> tuple[str, str, str]:
-    """Judge the newest backup in the repository, and how the last run ended."""
+def newest_of(settings: Settings, known: list[dict]) -> dict | None:
+    """Return the newest backup of the repository whose newest is oldest; None: one has none."""
+    by_repository = {one["database"]["repo-key"]: one for one in known}  # the oldest come first
+    newest = [by_repository.get(repository["number"]) for repository in settings.repositories]
+    return None if None in newest else min(newest, key=lambda one: one["timestamp"]["stop"])
+
+
+def failure(last: dict, is_busy: bool) -> str:
+    """Say how the last run failed; "" where it did not, or is still at work."""
     if last.get("result") == "failed":
-        return "bad", f"the last backup failed: {last.get('error', 'it was killed')}", HINT
+        return last.get("error", "it was killed")
+    return "it was killed" if last.get("result") == "running" and not is_busy else ""
+
+
+def judge_backup(
+    settings: Settings, newest: dict | None, last: dict, is_busy: bool = False
+) -> tuple[str, str, str]:
+    """Judge the newest backup in the repository, and how the last run ended."""
+    if said := failure(last, is_busy):
+        return "bad", f"the last backup failed: {said}", HINT
+    if newest is None and last.get("result") == "ok":
+        return "bad", "a repository has none, although one was made.", HINT
     if newest is None:
         return "warn", "the first one is being made.", HINT
     age = time.time() - newest["timestamp"]["stop"]
@@ -49,8 +60,8 @@ def judge_backup(settings: Settings, newest: dict | None, last: dict) -> tuple[s
 
 def is_anothers(stanza: dict, archive: dict) -> bool:
     """Tell whether a repository belongs to another cluster than the one that serves."""
-    owners = {one["repo-key"]: one["system-id"] for one in stanza.get("db", [])}
-    return "system" in archive and any(owner != archive["system"] for owner in owners.values())
+    of = common.owners(stanza).values()
+    return "system" in archive and any(owner != archive["system"] for owner in of)
 
 
 def judge_archive(settings: Settings, archive: dict) -> tuple[str, str, str]:
@@ -67,18 +78,20 @@ def judge_archive(settings: Settings, archive: dict) -> tuple[str, str, str]:
     return "ok", "the archive follows.", ""
 
 
-def judge_drill(settings: Settings, drill: dict, oldest: dict | None) -> tuple[str, str, str]:
+def judge_drill(
+    settings: Settings, drill: dict, oldest: dict | None, is_busy: bool = False
+) -> tuple[str, str, str]:
     """Judge the last drill, and whether it is long ago."""
     fix = "systemctl start slipway-drill; journalctl --unit=slipway-drill."
-    if drill.get("result") == "failed":
-        return "bad", f"the last drill failed: {drill.get('error', 'it was killed')}", fix
+    if said := failure(drill, is_busy):
+        return "bad", f"the last drill failed: {said}", fix
     since = drill.get("stopped") or (
         common.as_time(oldest["timestamp"]["stop"]) if oldest else common.now()
     )
-    age = age_seconds(since)
+    age = time.time() - common.seconds_of(since)
     if age > settings.drill_max_days * 86400:
         return "bad", f"the last drill is {shown_age(age)} ago.", fix
-    if not drill:
+    if "seconds" not in drill:
         return "ok", "no drill yet.", ""
     return "ok", f"the drill of {shown_age(age)} ago took {drill['seconds']:.0f} s.", ""
 
@@ -106,22 +119,23 @@ def check(settings: Settings) -> int:
     """Judge everything, write it down, call the alert where it changed; 1 where it is red."""
     last, drill = common.read("backup.json"), common.read("drill.json")
     archive = archive_state(settings)
+    is_busy = is_at_work()
     lines, newest, oldest = {}, None, None
     try:
         stanza = common.info()
         known = common.backups(stanza)
-        newest, oldest = (known[-1], known[0]) if known else (None, None)
+        newest, oldest = newest_of(settings, known), known[0] if known else None
     except BackupError as error:
         lines["repository"] = ("bad", str(error), HINT)
     else:
-        lines["backup"] = judge_backup(settings, newest, last)
+        lines["backup"] = judge_backup(settings, newest, last, is_busy)
         if is_anothers(stanza, archive):
             fix = "playbooks/restore-database.yml, or another backup_path."
             lines["repository"] = ("bad", "it holds the backups of another cluster.", fix)
     lines["archive"] = judge_archive(settings, archive)
-    lines["drill"] = judge_drill(settings, drill, oldest)
+    lines["drill"] = judge_drill(settings, drill, oldest, is_busy)
     restore = common.read("restore.json")
-    if restore.get("step", "done") != "done" and not is_restoring():
+    if restore.get("step", "done") != "done" and not is_busy:
         said = f"a restore was interrupted ({restore['step']})."
         lines["restore"] = ("bad", said, "run the same restore again.")
     aside = sorted(settings.data.parent.glob("main.replaced-*"))
@@ -140,15 +154,16 @@ def check(settings: Settings) -> int:
         "drill": drill,
         "archive": archive,
     }  # fmt: skip
-    before = status().get("state", "ok")
-    common.record("status.json", facts)
+    before = status().get("told", "ok")
+    told = tell(settings, facts, before)
+    common.record("status.json", facts | {"told": told})
     if newest is None and not last and "backup" in lines:
         subprocess.run(["systemctl", "start", "--no-block", "slipway-backup.service"])
-    return tell(settings, facts, before)
+    return 1 if state == "bad" else 0
 
 
-def is_restoring() -> bool:
-    """Tell whether a restore (or a backup) is at work."""
+def is_at_work() -> bool:
+    """Tell whether a backup, a restore or a drill is at work."""
     try:
         with common.alone(0):
             return False
@@ -156,8 +171,13 @@ def is_restoring() -> bool:
         return True
 
 
-def tell(settings: Settings, facts: dict, before: str) -> int:
-    """Print what is not well; run the alert command when red begins or ends."""
+def tell(settings: Settings, facts: dict, before: str) -> str:
+    """Print what is not well; run the alert command when red begins or ends.
+
+    :param before: the state that was told last.
+    :returns: the state that is told now: the former one where the alert command fails, so that it
+        is run again by the next check.
+    """
     wrong = [
         f"{name}: {line['said']} Fix: {line['fix']}"
         for name, line in facts["lines"].items()
@@ -166,12 +186,14 @@ def tell(settings: Settings, facts: dict, before: str) -> int:
     text = "\n".join(wrong) or "backup, archive and drill are well"
     is_red, was_red = facts["state"] == "bad", before == "bad"
     print(text, file=sys.stderr if is_red else sys.stdout)
-    if is_red != was_red and settings.alert_command:
-        subject = "backup is RED" if is_red else "backup is well again"
-        subprocess.run(
-            ["/bin/sh", "-c", settings.alert_command],
-            input=f"{subject}\n{text}\n{json.dumps(facts['lines'])}\n",
-            text=True,
-            timeout=60,
-        )
-    return 1 if is_red else 0
+    if is_red == was_red or not settings.alert_command:
+        return facts["state"]
+    subject = "backup is RED" if is_red else "backup is well again"
+    command = ["/bin/sh", "-c", settings.alert_command]
+    message = f"{subject}\n{text}\n{json.dumps(facts['lines'])}\n"
+    try:
+        subprocess.run(command, input=message, text=True, timeout=60, check=True)
+    except subprocess.SubprocessError as error:
+        print(f"The alert command failed, and is run again: {error}", file=sys.stderr)
+        return before
+    return facts["state"]
