@@ -210,14 +210,28 @@ def test_what_is_kept_aside_is_not_removed_while_a_restore_is_not_over(cluster, 
 def test_a_backup_of_an_abandoned_time_line_is_not_the_latest(monkeypatch):
     known = [backup_of(9, "kept"), backup_of(5, "abandoned")]
     now = time.time()
-    last = {"moment": now - 8 * 3600, "stopped": common.as_time(now - 4 * 3600)}
+    past = {"moment": now - 8 * 3600, "since": now - 4 * 3600, "timeline": 2}
     monkeypatch.setattr(common, "info", lambda number=0: {"backup": known})
     monkeypatch.setattr(common, "measure", lambda: {})
-    monkeypatch.setattr(common, "read", lambda name: last)
+    monkeypatch.setattr(common, "read", lambda name: {"restores": [past]})
     latest = restore.Wanted("", "", 0, False)
     assert restore.plan(SETTINGS, latest).label == "kept"
     known.append(backup_of(3, "since"))
     assert restore.plan(SETTINGS, latest).label == "since"
+
+
+def test_a_moment_is_looked_for_on_the_time_line_of_its_time(monkeypatch):
+    known = [backup_of(9, "kept"), backup_of(5, "abandoned")]
+    now = time.time()
+    past = {"moment": now - 8 * 3600, "since": now - 4 * 3600, "timeline": 2}
+    monkeypatch.setattr(common, "info", lambda number=0: {"backup": known})
+    monkeypatch.setattr(common, "measure", lambda: {})
+    monkeypatch.setattr(common, "read", lambda name: {"restores": [past]})
+    for hours, label, line in ((4.5, "abandoned", "current"), (3, "kept", "2")):
+        wanted = restore.Wanted(common.as_time(now - hours * 3600), "", 0, False)
+        plan = restore.plan(SETTINGS, wanted)
+        assert plan.label == label
+        assert f"--target-timeline={line}" in plan.target
 
 
 def test_another_clusters_backups_beside_the_chosen_ones_are_refused(monkeypatch):

@@ -53,6 +53,11 @@ class Server:
         psql = "cd / && runuser -u postgres -- psql --dbname=webapp -qAtX --command"
         return self.must(f'{psql} "{query}"')
 
+    def switch_segment(self) -> None:
+        """End a segment of PostgreSQL's log which holds something."""
+        self.sql("CREATE TABLE nothing (); DROP TABLE nothing")
+        self.sql("SELECT pg_switch_wal()")
+
     def names(self) -> set[str]:
         """Return the names of all users."""
         return set(self.sql("SELECT name FROM users").split())

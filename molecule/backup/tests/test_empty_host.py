@@ -60,13 +60,13 @@ def test_an_empty_server_takes_over_from_its_second_repository(host, kept, spare
     """As where the second one is S3: the first is on a disk that is gone with the old server."""
     second = "/var/backups/second"
     spare.must(f"rm -rf {second}; mkdir {second}; tar -C {second} -x", given=packed)
-    before = spare.must(f"cat {CONF}").partition("[main]")
+    before = spare.must(f"sed -i /^repo2-/d {CONF}; cat {CONF}").partition("[main]")
     lines = [line.replace("repo1-", "repo2-").replace("/var/backups/slipway", second)
              for line in before[0].splitlines() if line.startswith("repo1-")]  # fmt: skip
     conf = before[0] + "\n".join(lines) + "\n\n" + "".join(before[1:]) + "\n"
     spare.must(f"cat > {CONF}", given=conf.encode())
     settings = json.loads(spare.must(f"cat {SETTINGS}"))
-    first = settings["repositories"][0]
+    (first, *_) = settings["repositories"]
     other = {"number": 2, "path": second, "restic": f"{second}/files"}
     settings["repositories"] = [first, first | other]
     spare.must(f"cat > {SETTINGS}", given=json.dumps(settings).encode())

@@ -68,22 +68,19 @@ def test_a_restore_point_undoes_what_came_after_it(host, kept):
 
 
 def test_a_moment_that_an_earlier_restore_left_out_can_still_be_had(host, kept):
-    for name in ("first", "second"):
+    first, second, third = (f"{name}{time.time():.0f}" for name in ("first", "second", "third"))
+    moments = []
+    for name in (first, second, third):
         kept.sql(f"INSERT INTO users (name) VALUES ('{name}')")
         time.sleep(1.1)
-        if name == "first":
-            too_early = kept.now()
-            time.sleep(1.1)
-    moment = kept.now()
-    time.sleep(1.1)
-    kept.sql("INSERT INTO users (name) VALUES ('third')")
-    done = kept.restore(backup_restore_time=too_early)
+        moments.append(kept.now())
+        time.sleep(1.1)
+    done = kept.restore(backup_restore_time=moments[0])
     assert done.returncode == 0, done.text
-    assert not {"second", "third"} & kept.names()
-    done = kept.restore(backup_restore_time=moment)
+    assert {first, second, third} & kept.names() == {first}
+    done = kept.restore(backup_restore_time=moments[1])
     assert done.returncode == 0, done.text
-    assert {"first", "second"} <= kept.names()
-    assert "third" not in kept.names()
+    assert {first, second, third} & kept.names() == {first, second}
 
 
 @pytest.mark.parametrize(
@@ -125,10 +122,11 @@ def test_a_killed_restore_is_red_and_succeeds_when_run_again(host, kept, step):
     )
     assert "interrupted" in json.dumps(kept.status()["lines"])
     kept.must("systemctl start postgresql@15-main webapp.target")  # as a boot does
-    kept.sql("INSERT INTO users (name) VALUES ('since')")
+    since = f"since{time.time():.0f}"
+    kept.sql(f"INSERT INTO users (name) VALUES ('{since}')")
     done = kept.restore()
     assert done.returncode == 0, done.text
-    assert kept.names() == names | {"since"}
+    assert kept.names() == names | {since}
     assert kept.is_served()
     kept.must("while systemctl is-active --quiet slipway-backup; do sleep 1; done")
     assert kept.status()["state"] != "bad"

@@ -26,6 +26,8 @@ from slipway_backup.drill import need_space
 from slipway_backup.server import Server, stop_whoever_runs_on
 
 JOURNAL = "restore.json"
+RESTORES = "restores.json"
+KEPT_RESTORES = 100
 UNITS = Path("/etc/systemd/system")
 ROOM = Path("/run/slipway-restore")
 RECOVERY_SECONDS = 12 * 3600
@@ -125,8 +127,7 @@ def plan(settings: Settings, wanted: Wanted) -> Plan:
     fitting = [one for one in known if moment is None or one["timestamp"]["stop"] < moment - 1]
     if named := A_BACKUP.match(wanted.point):
         fitting = [one for one in known if one["label"] == named[1]]
-    if moment is None:
-        fitting = [one for one in known if not is_abandoned(one)]
+    fitting = [one for one in fitting if not is_abandoned(one, moment or time.time())]
     if not fitting:
         first = common.as_time(known[0]["timestamp"]["stop"]) if known else "there is none"
         raise problem(
@@ -137,9 +138,7 @@ def plan(settings: Settings, wanted: Wanted) -> Plan:
         )
     chosen = fitting[-1]
     if moment is not None:
-        # The newest time line would be that of an earlier restore, which may have left out what is
-        # wanted now.
-        options += ["--target-action=promote", "--target-timeline=current"]
+        options += ["--target-action=promote", f"--target-timeline={time_line_at(moment)}"]
     must_be_of_one_cluster(number)
     files = snapshot(settings, number, moment) if wanted.files else {"id": "", "time": ""}
     return Plan(
@@ -153,12 +152,30 @@ def plan(settings: Settings, wanted: Wanted) -> Plan:
     )
 
 
-def is_abandoned(one: dict) -> bool:
-    """Tell whether the last restore went back to before a backup: its time line has ended."""
-    last = common.read(JOURNAL)
-    return bool(last.get("moment")) and (
-        last["moment"] < one["timestamp"]["stop"] < common.seconds_of(last["stopped"])
+def restores() -> list[dict]:
+    """Return the restores of this host: `moment` that each went back to, `since` when it served."""
+    return common.read(RESTORES).get("restores", [])
+
+
+def is_abandoned(one: dict, moment: float) -> bool:
+    """Tell whether a restore from before a moment went back to before a backup.
+
+    The time line of that backup had ended then.
+    """
+    stop = one["timestamp"]["stop"]
+    return any(
+        past["moment"] and past["moment"] < stop < past["since"] < moment for past in restores()
     )
+
+
+def time_line_at(moment: float) -> str:
+    """Return the time line that was written to at a moment, as PostgreSQL calls it.
+
+    Its own default is the newest, which is that of the last restore; and that may have left out
+    what is wanted now.
+    """
+    past = [one for one in restores() if one["since"] < moment]
+    return str(past[-1]["timeline"]) if past else "current"  # that of the backup
 
 
 def must_be_of_one_cluster(number: int) -> None:
@@ -225,7 +242,7 @@ def restore(settings: Settings, wanted: Wanted, ask: bool) -> None:
         fetch(settings, chosen)
         stopped = time.time()
         replace(settings, chosen)
-        facts = {"step": "done", "label": chosen.label, "moment": chosen.moment}
+        facts = {"step": "done", "label": chosen.label}
         common.record(JOURNAL, {**facts, "stopped": common.now()})
         try:
             if wanted.files:
@@ -296,6 +313,8 @@ def replace(settings: Settings, chosen: Plan) -> None:
         put_back(settings, journal)
         raise
     common.record(JOURNAL, {**journal, "step": "starting"})
+    line = {"timeline": time_line_of(settings), "moment": chosen.moment, "since": time.time()}
+    common.record(RESTORES, {"restores": [*restores(), line][-KEPT_RESTORES:]})
     subprocess.run(["systemctl", "reset-failed", settings.unit], capture_output=True)
     common.run(["systemctl", "start", settings.unit])
     wait_for_postgresql()
@@ -321,6 +340,12 @@ def system_of(settings: Settings, data: Path) -> int:
     """Return what tells a cluster from all others."""
     shown = common.as_postgres([settings.program("pg_controldata"), str(data)])
     return int(re.search(r"system identifier: +(\d+)", shown)[1])
+
+
+def time_line_of(settings: Settings) -> int:
+    """Return the number of the time line that a cluster that was stopped goes on with."""
+    shown = common.as_postgres([settings.program("pg_controldata"), str(settings.data)])
+    return int(re.search(r"TimeLineID: +(\d+)", shown)[1])
 
 
 def take_along(settings: Settings, new: Path) -> None:
@@ -386,9 +411,18 @@ def stop_applications(settings: Settings) -> None:
 
 
 def start_applications(settings: Settings) -> None:
-    """Start what serves; timers with it."""
+    """Start what serves; timers with it.
+
+    :raises BackupError: where an application does not start.
+    """
+    instances = [f"{app['name']}@*.service" for app in settings.applications]
+    # Else systemd refuses whatever has been started some times within a minute.
+    subprocess.run(["systemctl", "reset-failed", *instances], capture_output=True)
     if units := units_of_applications(settings):
         common.run(["systemctl", "start", *units])
+    failed = ["systemctl", "list-units", "--state=failed", "--plain", "--no-legend", *instances]
+    if instances and (broken := common.run(failed).split()):
+        raise BackupError(f"{broken[0]} does not start: journalctl --unit {broken[0]}")
 
 
 def wait_for_postgresql() -> None:
