@@ -242,3 +242,11 @@ def test_a_run_killed_before_the_reload_is_finished_by_the_next(host, playbook):
     assert not host.file(stamp).exists
     time.sleep(1)
     assert before.isdisjoint(nginx_workers(host))
+
+
+def test_a_killed_nginx_comes_back(host, site):
+    pid = host.check_output("cat /run/nginx.pid")
+    host.check_output("kill -9 %s", pid)
+    time.sleep(3)
+    assert host.check_output("cat /run/nginx.pid") != pid
+    assert site.ask("/health/live").status == 200

@@ -1,5 +1,7 @@
 """PostgreSQL is sized for its host, reachable only from it, and needs no password."""
 
+import time
+
 import pytest
 
 testinfra_hosts = ["ansible://database"]
@@ -130,3 +132,15 @@ def test_an_application_comes_into_no_other_database(host, app):
     ask = "runuser -u %s -- psql --dbname=%s --command='SELECT 1'"
     assert host.run(ask, app, app).rc == 0
     assert "no pg_hba.conf entry" in host.run(ask, app, "template1").stderr
+
+
+def test_a_killed_server_comes_back_and_the_application_with_it(host, site, master_pid):
+    killed = host.check_output("head -1 /var/lib/postgresql/*/main/postmaster.pid")
+    host.check_output("kill -9 %s", killed)
+    for _ in range(40):
+        time.sleep(0.5)
+        if site.ask("/health/ready").status == 200:
+            break
+    assert host.check_output("head -1 /var/lib/postgresql/*/main/postmaster.pid") != killed
+    assert site.ask("/health/ready").status == 200
+    assert host.process.get(pid=master_pid).comm
