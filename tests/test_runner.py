@@ -82,17 +82,17 @@ def test_the_cause_is_repeated_and_not_the_clean_up_after_it(tmp_path):
     assert suite.last_lines(log) == [*before[-suite.LAST_LINES + 1 :], stop]
 
 
-def test_every_scenario_is_run_and_the_slowest_is_last(tmp_path, monkeypatch):
+def test_every_scenario_is_run_and_those_that_measure_are_last(tmp_path, monkeypatch):
     monkeypatch.setattr(suite, "ROOT", tmp_path)
     monkeypatch.setattr(suite, "EXHAUSTIVE", ("long",))
-    for name in ("vm", "zones", "long", "default"):
+    for name in ("vm", "zones", "deploy", "long", "default"):
         (tmp_path / "molecule" / name).mkdir(parents=True)
         (tmp_path / "molecule" / name / "molecule.yml").touch()
     (tmp_path / "molecule/hosts").mkdir()
     usual = [check.scenario for check in suite.scenarios(exhaustive=False)]
-    assert usual == ["default", "zones", "vm"]
+    assert usual == ["vm", "default", "zones", "deploy"]
     assert [check.scenario for check in suite.scenarios(exhaustive=True)] == [
-        "default", "long", "zones", "vm",
+        "vm", "default", "long", "zones", "deploy",
     ]  # fmt: skip
 
 
@@ -114,17 +114,59 @@ def test_one_failure_fails_the_run_and_stops_nothing(
     assert capsys.readouterr().out.splitlines()[-1] == totals
 
 
-def test_an_interrupted_scenario_is_destroyed_and_is_the_last(monkeypatch, capsys):
-    def interrupted(*arguments, **options):
-        raise KeyboardInterrupt
+def scenarios_of_shell(tmp_path, monkeypatch, **commands):
+    """Return checks that are named like scenarios and run a line of shell."""
+    monkeypatch.setattr(suite, "ROOT", tmp_path)
+    monkeypatch.setattr(suite, "LOGS", tmp_path)
+    return [
+        suite.Check(name, ["sh", "-c", line], tmp_path, is_pytest=False, scenario=name)
+        for name, line in commands.items()
+    ]
 
-    called = []
+
+def test_the_emulated_machine_runs_beside_the_others_and_not_beside_a_measurement(
+    tmp_path, monkeypatch, capsys
+):
+    wait = "for i in $(seq 50); do test -e usual && break; sleep 0.1; done"
+    checks = scenarios_of_shell(
+        tmp_path,
+        monkeypatch,
+        vm=f"{wait}; test -e usual && sleep 1 && touch machine && echo hidden",
+        default="touch usual",
+        deploy="test -e machine",
+    )
+    assert suite.run(checks) == 0
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[-1] == "3 passed, 0 failed"
+    assert "hidden" not in shown
+    assert (tmp_path / "vm.log").read_text() == "hidden\n"
+
+
+def test_what_fails_beside_fails_the_run(tmp_path, monkeypatch, capsys):
+    checks = scenarios_of_shell(tmp_path, monkeypatch, vm="echo the cause; false", default="true")
+    assert suite.run(checks) == 1
+    shown = capsys.readouterr().out.splitlines()
+    assert "the cause" in shown
+    assert shown[-1] == "1 passed, 1 failed"
+
+
+def test_an_interrupted_run_destroys_the_hosts_and_goes_no_further(tmp_path, monkeypatch, capsys):
+    checks = scenarios_of_shell(
+        tmp_path, monkeypatch, vm="sleep 60", default="sleep 60", override="touch went-on"
+    )
+    stream, destroyed = suite.stream, []
+
+    def interrupted(command, log, *, stop, **options):
+        if not stop:
+            raise KeyboardInterrupt
+        return stream(command, log, stop=stop, **options)
+
     monkeypatch.setattr(suite, "stream", interrupted)
-    monkeypatch.setattr(suite.subprocess, "run", lambda command, **options: called.append(command))
-    checks = [suite.Check(name, [], scenario=name) for name in ("default", "vm")]
+    monkeypatch.setattr(suite.subprocess, "run", lambda line, **options: destroyed.append(line))
     assert suite.run(checks) == 130
-    assert called == [["molecule", "destroy", "--scenario-name", "default"]]
-    assert capsys.readouterr().out.splitlines()[-1] == "0 passed, 1 failed"
+    assert sorted(line[-1] for line in destroyed) == ["default", "vm"]
+    assert not (tmp_path / "went-on").exists()
+    assert capsys.readouterr().out.splitlines()[-1] == "0 passed, 2 failed"
 
 
 def test_shell_scripts_are_found_by_their_first_line():

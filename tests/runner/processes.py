@@ -16,11 +16,11 @@ SILENCE_SECONDS = 30
 STOP_SECONDS = {signal.SIGINT: 20, signal.SIGTERM: 5, signal.SIGKILL: 5}
 
 
-def stream(command, log, *, cwd=ROOT, env=None, own_group=False):
+def stream(command, log, *, cwd=ROOT, env=None, own_group=False, stop=None):
     """Run a command; show its output as it comes, write it to a file, return the exit code.
 
     With own_group, Ctrl-C reaches its descendants through us, in order, and it cannot ask for a
-    password.
+    password. With stop, an event that is as good as Ctrl-C, its output goes to the file alone.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -32,10 +32,11 @@ def stream(command, log, *, cwd=ROOT, env=None, own_group=False):
         ) as process,
     ):  # fmt: skip
         try:
-            for chunk in _output(process):
+            for chunk in _output(process, stop):
                 file.write(chunk)
-                sys.stdout.buffer.write(chunk)
-                sys.stdout.buffer.flush()
+                if not stop:
+                    sys.stdout.buffer.write(chunk)
+                    sys.stdout.buffer.flush()
         except KeyboardInterrupt:
             if own_group:
                 _stop(process)
@@ -43,10 +44,12 @@ def stream(command, log, *, cwd=ROOT, env=None, own_group=False):
     return process.returncode
 
 
-def _output(process):
+def _output(process, stop):
     """Yield what a process prints, until it ends, even if a daemon of it keeps the pipe open."""
     started = heard = time.monotonic()
     while True:
+        if stop and stop.is_set():
+            raise KeyboardInterrupt
         ended = process.poll() is not None
         readable, _, _ = select.select([process.stdout], [], [], 0 if ended else 1)
         if readable:
@@ -57,7 +60,7 @@ def _output(process):
             yield chunk
         elif ended:
             return
-        elif time.monotonic() - heard > SILENCE_SECONDS:
+        elif not stop and time.monotonic() - heard > SILENCE_SECONDS:
             heard = time.monotonic()
             say(f"    … still running after {heard - started:.0f} s")
 

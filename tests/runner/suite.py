@@ -3,12 +3,14 @@
 import os
 import re
 import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import CACHE, ROOT, setup
-from .processes import stream
+from .processes import SILENCE_SECONDS, stream
 from .report import say
 
 LOGS = CACHE / "test-logs"
@@ -17,7 +19,10 @@ LAST_LINES = 40
 MOLECULE_GAVE_UP = "An error occurred during the test sequence"
 # Scenarios which only `make test-all` runs.
 EXHAUSTIVE = ("backup", "ops", "security")
-SLOWEST = "vm"
+# An emulated machine keeps one core busy for very long: it gets the other one's company.
+BESIDE_OTHERS = ("vm",)
+# They measure what users notice: nothing runs beside them.
+ALONE = ("deploy",)
 # Molecule would draw a frame around pytest's output, and wrap its lines.
 PLAIN_OUTPUT = {"MOLECULE_COMMAND_BORDERS": "false", "NO_COLOR": "1"}
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -37,6 +42,16 @@ class Check:
     folder: Path = ROOT
     is_pytest: bool = True
     scenario: str = ""
+
+    @property
+    def beside_others(self):
+        """Tell whether it runs while the following checks do."""
+        return self.scenario in BESIDE_OTHERS
+
+    @property
+    def alone(self):
+        """Tell whether nothing may run beside it."""
+        return self.scenario in ALONE
 
 
 @dataclass
@@ -109,9 +124,10 @@ def quick_tests():
 
 
 def scenarios(exhaustive):
-    """Return the Molecule scenarios: the usual one first, the slowest last."""
+    """Return the Molecule scenarios: what runs beside others first, what runs alone last."""
     names = [path.parent.name for path in ROOT.glob("molecule/*/molecule.yml")]
-    names.sort(key=lambda name: (name == SLOWEST, name != "default", name))
+    order = {"default": 1} | dict.fromkeys(BESIDE_OTHERS, 0) | dict.fromkeys(ALONE, 3)
+    names.sort(key=lambda name: (order.get(name, 2), name))
     return [
         Check(f"molecule {name}", ["molecule", "test", "--scenario-name", name], scenario=name)
         for name in names
@@ -120,28 +136,80 @@ def scenarios(exhaustive):
 
 
 def run(checks):
-    """Run the checks one after another, print the table; return the exit code."""
-    results = []
+    """Run the checks, print the table; return the exit code."""
+    results, beside = [], Beside()
     for check in checks:
-        say(f"\n==> {check.name}")
-        result = perform(check)
-        say(f"<== {check.name}: {result.verdict} in {result.seconds:.0f} s")
-        results.append(result)
-        if result.verdict == "interrupted":
+        if check.alone:
+            results += beside.results()
+        if beside.stop.is_set():
             break
+        if check.beside_others:
+            beside.start(check)
+            continue
+        say(f"\n==> {check.name}")
+        results.append(perform(check))
+        tell(results[-1])
+        if results[-1].verdict == "interrupted":
+            beside.stop.set()
+    results += beside.results()
     say(summary(results))
-    if results[-1].verdict == "interrupted":
+    if any(result.verdict == "interrupted" for result in results):
         return 130
     return 1 if any(result.failed for result in results) else 0
 
 
-def perform(check):
-    """Run one check to its end; leave no test host behind even when interrupted."""
-    log = LOGS / f"{check.name.replace(' ', '-')}.log"
+def tell(result):
+    """Say how a check ended."""
+    say(f"<== {result.name}: {result.verdict} in {result.seconds:.0f} s")
+
+
+class Beside:
+    """The checks that run beside the others, one after another; their output is in their logs."""
+
+    def __init__(self):
+        """Begin with none."""
+        self.stop = threading.Event()
+        self.lane = ThreadPoolExecutor(max_workers=1)
+        self.running = []
+
+    def start(self, check):
+        """Let a check run, after those that were started before."""
+        say(f"\n==> {check.name}, beside what follows; its output: {log_of(check)}")
+        self.running.append(self.lane.submit(perform, check, self.stop))
+
+    def results(self):
+        """Wait for all that were started, and return their results."""
+        try:
+            while wait(self.running, timeout=SILENCE_SECONDS).not_done:
+                say("    … waiting for what runs beside")
+        except KeyboardInterrupt:
+            self.stop.set()
+        # Of those that were told to stop, some have not begun.
+        ended = [check for check in self.running if not check.cancel()]
+        results = [check.result() for check in ended]
+        self.running = []
+        for result in results:
+            tell(result)
+        return results
+
+
+def log_of(check):
+    """Return where the output of a check goes."""
+    return LOGS / f"{check.name.replace(' ', '-')}.log"
+
+
+def perform(check, stop=None):
+    """Run one check to its end; leave no test host behind even when interrupted.
+
+    With stop, an event, its output is not shown, and that event interrupts it.
+    """
+    log = log_of(check)
     started = time.monotonic()
     environment = setup.environment() | PLAIN_OUTPUT
     try:
-        code = stream(check.command, log, cwd=check.folder, env=environment, own_group=True)
+        code = stream(
+            check.command, log, cwd=check.folder, env=environment, own_group=True, stop=stop
+        )
         verdict, passed, failed = judge(code, log.read_text(errors="replace"), check.is_pytest)
     except KeyboardInterrupt:
         verdict, passed, failed = "interrupted", 0, 1
