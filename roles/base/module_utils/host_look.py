@@ -67,11 +67,20 @@ def units(names: list[str], properties: str) -> dict[str, dict]:
 
 
 def children(pid: str) -> int:
-    """Count the child processes of a process."""
+    """Count the child processes of a process that live; one that died may lie there for a while."""
     try:
-        return len(Path("/proc", pid, "task", pid, "children").read_text().split())
+        pids = Path("/proc", pid, "task", pid, "children").read_text().split()
     except OSError:
         return 0
+    return sum(state_of(child) not in "XZ" for child in pids)
+
+
+def state_of(pid: str) -> str:
+    """Return the letter of the kernel for the state of a process; X where it is gone."""
+    try:
+        return Path("/proc", pid, "stat").read_text().rpartition(") ")[2][:1]
+    except OSError:
+        return "X"
 
 
 def certificate_end(path: Path) -> int | None:
