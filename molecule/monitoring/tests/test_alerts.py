@@ -25,6 +25,7 @@ def certificate(days: int) -> str:
     ("alert", "subject", "broken", "mended", "cleaned"),
     [
         ("AppDown", "webapp", "systemctl stop webapp.target", "systemctl start webapp.target", ""),
+        ("ProxyDown", "nginx", "systemctl stop nginx", "systemctl start nginx", ""),
         (
             "DatabaseDown",
             "postgresql",
