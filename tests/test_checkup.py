@@ -146,3 +146,27 @@ def test_only_a_warning_changes_the_exit_code(worst, failures, code):
         with pytest.raises(SystemExit) as ended:
             callback.v2_playbook_on_stats(stats)
         assert ended.value.code == code
+
+
+FIRING = {
+    "alert": "AppDown",
+    "subject": "shop",
+    "severity": "critical",
+    "said": "It is.",
+    "fix": "x",
+}
+
+
+@pytest.mark.parametrize(
+    ("seen", "states"),
+    [
+        (None, ["off"]),
+        ({"error": "", "firing": []}, ["ok"]),
+        ({"error": "Prometheus does not answer", "firing": []}, ["bad"]),
+        ({"error": "", "firing": [FIRING, FIRING | {"severity": "warning"}]}, ["bad", "warn"]),
+    ],
+)
+def test_each_alert_that_fires_is_a_line(seen, states):
+    found = list(checkup.judge_alerts(seen))
+    assert [finding.state for finding in found] == states
+    assert all(finding.fix for finding in found if finding.state in ("bad", "warn"))

@@ -1,24 +1,14 @@
 """What the status reads from nginx's log, and how a person reads the status."""
 
-import importlib.util
 import time
-from pathlib import Path
 
 import pytest
 
-ROLE = Path(__file__).parents[1] / "roles/status"
+from plugins import load
 
-
-def load(path: str):
-    """Return a module or plugin of the role."""
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROLE / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-host_status = load("library/host_status.py")
-tell_status = load("action_plugins/tell_status.py")
+load("base/module_utils/host_look.py", "ansible.module_utils.host_look")
+host_status = load("status/library/host_status.py")
+tell_status = load("status/action_plugins/tell_status.py")
 NOW = 1_795_390_000.0
 
 
@@ -112,3 +102,20 @@ def application(**changes) -> dict:
 )
 def test_what_does_not_serve_as_promised_is_told(changes, why):
     assert tell_status.wrong(application(**changes)) == why
+
+
+@pytest.mark.parametrize(
+    ("alerts", "line"),
+    [
+        (None, "none are set up: site_monitoring is false"),
+        ({"error": "Prometheus does not answer: x", "firing": []}, "UNKNOWN, Prometheus does not"),
+        ({"error": "", "firing": []}, "none is firing"),
+        (
+            {"error": "", "firing": [{"alert": "AppDown", "subject": "shop"},
+                                     {"alert": "RebootPending", "subject": ""}]},
+            "2 FIRING: AppDown (shop), RebootPending",
+        ),
+    ],
+)  # fmt: skip
+def test_a_person_reads_which_alerts_are_firing(alerts, line):
+    assert tell_status.alerts_line(alerts).startswith(line)

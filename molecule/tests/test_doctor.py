@@ -8,7 +8,7 @@ testinfra_hosts = ["ansible://application"]
 
 ASKED = (
     "inventory system memory disk apt clock programs postgresql budget dns ports site certificate "
-    "services updates reboot firewall secrets backup"
+    "services updates reboot firewall secrets backup alerts"
 )
 
 

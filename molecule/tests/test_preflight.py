@@ -112,6 +112,13 @@ def test_a_backup_that_nobody_could_restore_is_refused(refused):
     assert "would lose the passphrase" in said
 
 
+def test_alerts_that_could_not_be_told_are_refused(refused):
+    said = refused('{"monitoring_mail": {"to": "ann@slipway.invalid", "user": "ann"}}')
+    assert re.search(r"monitoring_mail lacks\s+from, server, password", said)
+    said = refused("monitoring_window_seconds=60", "monitoring_scrape_seconds=30")
+    assert re.search(r"monitoring_window_seconds is 60, in which there\s+are too few looks", said)
+
+
 def test_connections_and_memory_beyond_the_budget_are_refused(refused):
     said = refused(
         "gunicorn_workers=40",
@@ -121,6 +128,7 @@ def test_connections_and_memory_beyond_the_budget_are_refused(refused):
     )
     assert re.search(r"may open \d+ connections", said)
     assert "MiB of memory: system" in said
+    assert re.search(r"monitoring 1[56]0", said)
     assert said.count("Fix:") >= 2
 
 

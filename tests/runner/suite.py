@@ -18,11 +18,11 @@ LAST_LINES = 40
 # Molecule cleans up after a failure; what came before this line is the cause.
 MOLECULE_GAVE_UP = "An error occurred during the test sequence"
 # Scenarios which only `make test-all` runs.
-EXHAUSTIVE = ("backup", "ops", "security")
+EXHAUSTIVE = ("backup", "docs", "faults", "faults-vm", "monitoring", "ops", "security", "upgrade")
 # An emulated machine keeps one core busy for very long: it gets the other one's company.
-BESIDE_OTHERS = ("vm",)
+BESIDE_OTHERS = ("vm", "faults-vm")
 # They measure what users notice: nothing runs beside them.
-ALONE = ("deploy",)
+ALONE = ("deploy", "faults")
 # Molecule would draw a frame around pytest's output, and wrap its lines.
 PLAIN_OUTPUT = {"MOLECULE_COMMAND_BORDERS": "false", "NO_COLOR": "1"}
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")

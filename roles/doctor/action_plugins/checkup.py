@@ -223,6 +223,23 @@ def judge_backup(seen: dict | None) -> Iterator[Finding]:
             yield Finding("backup", "ok", said[0].upper() + said[1:])
 
 
+def judge_alerts(seen: dict | None) -> Iterator[Finding]:
+    """Judge what the monitoring of the host says is wrong.
+
+    :param seen: which alerts are firing, or why nobody knows; None where nobody watches it.
+    """
+    if seen is None:
+        yield Finding("alerts", "off", "nobody watches this host: site_monitoring is false.")
+    elif seen["error"]:
+        fix = "systemctl status prometheus on the host."
+        yield Finding("alerts", "bad", f"{seen['error']}.", fix)
+    elif not seen["firing"]:
+        yield Finding("alerts", "ok", "none is firing.")
+    for one in seen["firing"] if seen else ():
+        state = "bad" if one["severity"] == "critical" else "warn"
+        yield Finding("alerts", state, f"{one['alert']}: {one['said']}", f"{one['fix']}.")
+
+
 def strings(value: object, name: str) -> Iterator[tuple[str, str]]:
     """Visit every string within a variable, with the way to it."""
     if isinstance(value, dict):
@@ -343,5 +360,6 @@ class ActionModule(ActionBase):
             judge_firewall(host["closed_chains"]),
             judge_placeholders(unfilled),
             *judge_backup(host["backup"]),
+            *judge_alerts(host["alerts"]),
         ]
         return {"changed": False, "findings": [finding._asdict() for finding in findings]}

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.host_look import alerts
 
 LISTS = Path("/var/lib/apt/lists")
 REBOOT_REQUIRED = Path("/run/reboot-required")
@@ -128,6 +129,7 @@ def main() -> None:
         certificates=certificates(module.params["certificates_folder"], module),
         failed_units=failed_units(module),
         backup=backup(),
+        alerts=alerts(),
         addresses=addresses(module),
     )
 

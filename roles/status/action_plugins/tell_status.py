@@ -86,6 +86,17 @@ def backup_line(backup: dict | None) -> str:
     return f"RED, {' '.join(red)}" if red else "; ".join(fine)
 
 
+def alerts_line(alerts: dict | None) -> str:
+    """Return which alerts are firing."""
+    if alerts is None:
+        return "none are set up: site_monitoring is false"
+    if alerts["error"]:
+        return f"UNKNOWN, {alerts['error']}"
+    firing = [f"{one['alert']} ({one['subject']})" if one["subject"] else one["alert"]
+              for one in alerts["firing"]]  # fmt: skip
+    return f"{len(firing)} FIRING: {', '.join(firing)}" if firing else "none is firing"
+
+
 def machine_lines(machine: dict) -> list[tuple[str, str]]:
     """Return the lines of a machine."""
     memory, waiting = machine["memory"], machine["updates"]
@@ -105,6 +116,7 @@ def machine_lines(machine: dict) -> list[tuple[str, str]]:
         ("certificate", ", ".join(certificates) or "none: plain HTTP"),
         ("updates", updates + (", a reboot too" if machine["reboot_required"] else "")),
         ("backup", backup_line(machine["backup"])),
+        ("alerts", alerts_line(machine["alerts"])),
     ]  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import calendar
 import json
 import os
 import re
@@ -14,15 +13,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-
-# The end of a line of nginx's log format `timed`; what a client writes cannot contain a quote.
-LINE = re.compile(
-    rb'" (?P<status>\d{3}) \d+ "[^"]*" "[^"]*" \S+ \S+ (?P<seconds>[\d.]+) .* '
-    rb"(?P<app>\S+) (?P<at>\d+\.\d{3})$"
+from ansible.module_utils.host_look import (
+    LINE,
+    REBOOT_REQUIRED,
+    alerts,
+    backup,
+    certificate_end,
+    children,
+    manifest,
+    promised_workers,
+    units,
 )
+
 BLOCK = 1 << 20
 MOST_BYTES = 256 * BLOCK
-NOT_AFTER = "%b %d %H:%M:%S %Y GMT"
 PROPERTIES = "ActiveState,MainPID,NRestarts"
 # Connections that clients have, those that they may have, and hits of the buffer cache; as JSON.
 DATABASE = """
@@ -43,8 +47,6 @@ PSQL += ["--no-psqlrc", "--tuples-only", "--no-align", "--command", DATABASE]
 APT = ["apt-get", "--simulate", "--quiet", "dist-upgrade"]
 APT_KNOWS = (Path("/var/lib/dpkg/status"), Path("/var/lib/apt/lists"))
 KEPT = Path("/run/slipway-updates.json")
-# What the timer slipway-backup-check last found.
-BACKUP = Path("/var/lib/slipway/backup/status.json")
 
 
 def begin(command: list[str]) -> subprocess.Popen | None:
@@ -64,45 +66,6 @@ def answer(process: subprocess.Popen | None) -> str | None:
 
 
 # -- the application
-
-
-def manifest(app: str) -> dict:
-    """Return what is recorded of the release that serves."""
-    try:
-        return json.loads(Path("/srv", app, "current/release.json").read_text())
-    except OSError:
-        return {}
-
-
-def promised_workers(app: str) -> int:
-    """Return how many workers the release shall have."""
-    try:
-        settings = Path("/srv", app, "current/gunicorn.conf.py").read_text()
-    except OSError:
-        return 0
-    found = re.search(r"^workers = (\d+)$", settings, re.MULTILINE)
-    return int(found[1]) if found else 0
-
-
-def units(names: list[str]) -> dict[str, dict]:
-    """Return what systemd says of units."""
-    if not names:
-        return {}
-    command = ["systemctl", "show", f"--property=Id,{PROPERTIES}", *names]
-    output = subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout
-    rows = [
-        dict(line.split("=", 1) for line in paragraph.splitlines() if "=" in line)
-        for paragraph in output.strip().split("\n\n")
-    ]
-    return {row["Id"]: row for row in rows if "Id" in row}
-
-
-def children(pid: str) -> int:
-    """Count the child processes of a process."""
-    try:
-        return len(Path("/proc", pid, "task", pid, "children").read_text().split())
-    except OSError:
-        return 0
 
 
 def releasing(app: str) -> str:
@@ -199,12 +162,8 @@ def certificates(folder: str, apps: list[str]) -> list[dict]:
         path = Path(folder, app, "fullchain.pem")
         if not path.exists():
             continue
-        show = ["openssl", "x509", "-noout", "-enddate", "-in", str(path)]
-        said = answer(begin(show))
-        end = re.search("notAfter=(.*)", said or "")
-        days = None
-        if end:
-            days = int((calendar.timegm(time.strptime(end[1], NOT_AFTER)) - time.time()) // 86400)
+        end = certificate_end(path)
+        days = None if end is None else int((end - time.time()) // 86400)
         found.append({"app": app, "days": days})
     return found
 
@@ -243,14 +202,6 @@ def database(output: str | None, apps: list[str]) -> dict | None:
     return seen
 
 
-def backup() -> dict | None:
-    """Return what is known of backup, archive and drill; None where there is none yet."""
-    try:
-        return json.loads(BACKUP.read_text())
-    except OSError:
-        return None
-
-
 def main() -> None:
     """Begin what takes long, look at the rest meanwhile, and answer; nothing is judged here."""
     module = AnsibleModule(
@@ -272,7 +223,7 @@ def main() -> None:
 
     records = {app: manifest(app) for app in apps}
     unit_of = {app: f"{app}@{records[app]['release']}.service" for app in apps if records[app]}
-    states = units(list(unit_of.values()))
+    states = units(list(unit_of.values()), PROPERTIES)
     served = requests(options["access_log"], window, now)
     seen = []
     for app in apps:
@@ -308,8 +259,9 @@ def main() -> None:
             "certificates": certificates(options["certificates_folder"], apps),
             "database": database(answer(psql), apps),
             "updates": updates(answer(apt)) if known is None else known,
-            "reboot_required": Path("/run/reboot-required").exists(),
+            "reboot_required": REBOOT_REQUIRED.exists(),
             "backup": backup(),
+            "alerts": alerts(),
             "has_database": options["has_database"],
         },
     )

@@ -1,0 +1,119 @@
+"""Who is told: a webhook, a mail server, the status and the doctor."""
+
+import json
+import re
+
+import pytest
+
+testinfra_hosts = ["ansible://application"]
+
+HOOK = """
+import http.server, pathlib
+
+class Hook(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        with open("/run/hook", "ab") as file:
+            file.write(body.strip() + b"\\n")
+        self.send_response(200)
+        self.end_headers()
+
+http.server.HTTPServer(("127.0.0.1", 9999), Hook).serve_forever()
+"""
+MAIL = """
+import socketserver
+
+class Mail(socketserver.StreamRequestHandler):
+    def handle(self):
+        say = lambda text: self.wfile.write(text.encode() + b"\\r\\n")
+        say("220 mail")
+        for line in self.rfile:
+            word = line[:4].upper().strip()
+            if word == b"DATA":
+                say("354 go on")
+                with open("/run/mail", "ab") as file:
+                    for line in self.rfile:
+                        if line == b".\\r\\n":
+                            break
+                        file.write(line)
+            say("221 bye" if word == b"QUIT" else "250 ok")
+            if word == b"QUIT":
+                break
+
+socketserver.TCPServer.allow_reuse_address = True
+socketserver.TCPServer(("127.0.0.1", 2525), Mail).serve_forever()
+"""
+
+
+@pytest.fixture
+def receivers(host, afterwards):
+    """Listen where Alertmanager sends to."""
+    for name, code in (("hook", HOOK), ("mail", MAIL)):
+        afterwards(f"systemctl stop test-{name}; rm --force /run/{name}")
+        host.check_output("rm --force /run/%s", name)
+        host.check_output("systemd-run --collect --unit=test-%s python3 -c %s", name, code)
+
+
+def test_webhook_and_mail_get_the_alert_and_its_end(host, watch, afterwards, receivers):
+    afterwards("rm --force /run/reboot-required")
+
+    def told(status: str) -> bool:
+        posts = [json.loads(row) for row in host.run("cat /run/hook").stdout.splitlines()]
+        by_hook = any(
+            post["status"] == status and post["commonLabels"]["alertname"] == "RebootPending"
+            for post in posts
+        )
+        subject = rf"^Subject: \[{status.upper()}.*RebootPending"
+        mail = host.run("cat /run/mail").stdout.replace("_", " ")
+        return by_hook and bool(re.search(subject, mail, re.MULTILINE))
+
+    host.check_output("touch /run/reboot-required")
+    assert watch.until(lambda: told("firing"), 120), host.run("cat /run/hook /run/mail").stdout
+    assert not told("resolved")
+    host.check_output("rm /run/reboot-required")
+    assert watch.until(lambda: told("resolved"), 120), host.run("cat /run/hook /run/mail").stdout
+    posts = [json.loads(row) for row in host.check_output("cat /run/hook").splitlines()]
+    assert posts[0]["commonLabels"]["host"] == host.backend.host
+    assert "reboot" in posts[0]["commonAnnotations"]["fix"]
+
+
+@pytest.fixture
+def looks(host, run_ops, run_doctor):
+    """Return a function: what the status and the doctor say of the alerts."""
+
+    def look() -> tuple[dict, str, list[dict]]:
+        limit = ("--limit", host.backend.host)
+        document = json.loads(run_ops("--json", *limit, "status").stdout)
+        said = run_ops(*limit, "status").stdout
+        lines = run_doctor("--extra-vars=doctor_json=true").stdout.splitlines()
+        (report,) = (json.loads(line) for line in lines if line.startswith("{"))
+        checks = [one for one in report["hosts"][0]["checks"] if one["check"] == "alerts"]
+        line = re.search(r"^  alerts +(.*)$", said, re.MULTILINE)[1]
+        return document["hosts"][0]["machine"]["alerts"], line, checks
+
+    return look
+
+
+def test_status_and_doctor_tell_what_is_firing(host, watch, afterwards, looks):
+    assert watch.until(lambda: watch.ask("/api/v1/alerts") and not watch.firing(), 180)
+    seen, line, (check,) = looks()
+    assert seen == {"error": "", "firing": []}
+    assert line == "none is firing"
+    assert (check["state"], check["said"]) == ("ok", "none is firing.")
+
+    afterwards("rm --force /run/reboot-required; systemctl start webapp.target prometheus")
+    host.check_output("touch /run/reboot-required; systemctl stop webapp.target")
+    assert watch.fires("RebootPending", "node")
+    assert watch.fires("AppDown", "webapp")
+    seen, line, checks = looks()
+    assert [one["alert"] for one in seen["firing"]] == ["AppDown", "RebootPending"]
+    assert line == "2 FIRING: AppDown (webapp), RebootPending (node)"
+    assert [one["state"] for one in checks] == ["bad", "warn"]
+    assert checks[0]["said"] == "AppDown: webapp does not answer its health check."
+    assert "ops logs" in checks[0]["fix"]
+
+    host.check_output("systemctl stop prometheus")
+    seen, line, (check,) = looks()
+    assert line.startswith("UNKNOWN, Prometheus does not answer")
+    assert check["state"] == "bad"
+    assert "systemctl status prometheus" in check["fix"]
