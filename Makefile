@@ -21,7 +21,7 @@ demo-down: ## Remove that host
 test: ## Run what proves this project: check, then the Molecule scenarios
 	$(run) test
 
-test-all: ## Run the scenarios backup, ops and security too
+test-all: ## Run the scenarios backup, docs, ops and security too
 	$(run) test --all
 
 check: ## Run the quick part: linters, house tests, app tests

@@ -5,6 +5,44 @@ from pathlib import Path
 FILES = {
     "README.md": "# Harbour\n\nSee [the first decision](docs/decisions/0001-two-roles.md).\n",
     "docs/decisions/0001-two-roles.md": "# Two roles\n\n## Context\n\n## Decision\n\n## Price\n",
+    "docs/running.md": """\
+# Running
+
+<!-- executed by: molecule/tests/test_web.py -->
+```sh
+host service web        # is it running?
+```
+
+<!-- executed by: molecule/docs, on the server -->
+```sh
+web --version
+```
+
+<!-- printed by: the block above -->
+```
+web 1.0
+```
+
+<!-- not executed: it removes all that there is -->
+```sh
+rm -r /srv/store
+```
+
+```yaml
+# inventory/mine/hosts.yml
+pages: {hosts: {vps: {ansible_host: 203.0.113.10, web_workers: 2}}}
+```
+
+| Message | What to do |
+|---|---|
+| `Sum … up` | read on |
+| `Connection refused` | start it |
+
+<!-- said by others:
+Connection refused
+-->
+""",
+    "molecule/docs/tests/reader.py": "",
     "site.yml": """\
 - name: Serve the pages
   ansible.builtin.import_playbook: playbooks/pages.yml

@@ -37,6 +37,9 @@ PACKAGES = {
     "lint": {
         "shellcheck": "shellcheck",
     },
+    "pages": {
+        "jq": "jq",
+    },
     "app": {
         "/usr/lib/postgresql/*/bin/initdb": "postgresql",
     },
