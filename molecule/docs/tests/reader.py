@@ -39,7 +39,7 @@ PRELUDE = """
 set -euo pipefail
 until_interrupted() {
     local code=0
-    timeout --signal=INT --kill-after=5 15 "$@" || code=$?
+    timeout --signal=INT --kill-after=5 20 "$@" || code=$?
     test "$code" -eq 124
 }
 until_answered() {
@@ -171,8 +171,7 @@ class Reader:
         if in_app and (self.clone / "app/.venv").exists():
             text = f". .venv/bin/activate\n{text}"
         said = self.shell(text, "app" if in_app else ".", code)
-        if "cp -r inventory/example inventory/mine" in text:
-            self.edit_example()
+        self.after(text)
         return said
 
     def substituted(self, text: str) -> str:
@@ -201,6 +200,15 @@ class Reader:
             self.deploy(migration=True)
         if name == "docs/backup.md" and "restore" in text:
             self.back_up()
+
+    def after(self, text: str) -> None:
+        """Do what the sentence below a block says."""
+        if "cp -r inventory/example inventory/mine" in text:
+            self.edit_example()
+        if "flask db downgrade" in text or "pg_restore" in text:
+            self.shell("./ops -i inventory/mine -l shop rollback")
+        if "stop shop.target shop-clean.timer" in text:
+            self.server("systemctl start shop-clean.timer")
 
     def edit_example(self) -> None:
         """Change the lines of the example that README.md names: address, domain, app."""
