@@ -8,6 +8,8 @@ FILES = {
     "docs/running.md": """\
 # Running
 
+The test: `molecule/tests/test_web.py`.
+
 <!-- executed by: molecule/tests/test_web.py -->
 ```sh
 host service web        # is it running?
@@ -74,7 +76,7 @@ site_api_token: !vault |
   3061
 site_greeting: !unsafe "{{ ansible_hostname }}"
 """,
-    "roles/web/README.md": "# web\n",
+    "roles/web/README.md": "# web\n\nThe unit: `templates/web.service.j2`.\n",
     "roles/web/defaults/main.yml": """\
 web_user: "{{ undef(hint='Set web_user where you call this role') }}"
 web_workers: "{{ ansible_facts['processor_vcpus'] }}"

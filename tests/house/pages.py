@@ -35,6 +35,14 @@ MARKS = (
 QUOTING = {"Message", "Cause", "Thông báo"}
 SPAN = re.compile(r"`` ?(.+?) ?``|`([^`]+)`")
 OTHERS = re.compile(r"<!-- said by others:\n(.*?)-->", re.DOTALL)
+OUR_PATH = re.compile(
+    r"`((?:app|docs|inventory(?!/mine)|molecule|playbooks|roles|tests)/[\w./-]+)`"
+)
+ROOM_OF_A_ROLE = re.compile(
+    r"`((?:action_plugins|defaults|files|library|lookup_plugins|meta|module_utils|tasks|templates"
+    r"|vars)/[\w./@-]+)`"
+)
+HISTORY = {"CHANGELOG.md"}
 SAYS = ("app/*", "molecule/hosts/*", "ops", "playbooks/*", "roles/*", "tests/run*")
 
 
@@ -173,6 +181,21 @@ def _strangers(node: object, specs: dict, names: set[str]) -> Iterator[str]:
             yield from _strangers(value, specs, names)
         elif value is not None:
             yield f"there is no input {key}."
+
+
+@rule
+def paths_on_pages_exist(root: Path) -> Iterator[Offence]:
+    """A file that a page names is there; from a role's own page on, also one of its rooms."""
+    for path in files(root, "*.md"):
+        if path.name in HISTORY:
+            continue
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            named = [(root, name) for name in OUR_PATH.findall(line)]
+            if path.parent.parent == root / "roles":
+                named += [(path.parent, name) for name in ROOM_OF_A_ROLE.findall(line)]
+            for folder, name in named:
+                if not (folder / name).exists():
+                    yield Offence(path, number, f"{name} does not exist.", "correct the path.")
 
 
 @rule
