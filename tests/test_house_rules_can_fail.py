@@ -210,6 +210,7 @@ BROKEN = {
     ],
     "quoted_messages_are_said": [
         (PAGE, "Sum … up", "Sum … down", "nothing says"),
+        (PAGE, "then look again", "then wait again", "nothing says"),
         (PAGE, "| `Connection refused` | start it |\n", "", "is quoted nowhere"),
     ],
 }

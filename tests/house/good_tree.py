@@ -35,6 +35,11 @@ rm -r /srv/store
 pages: {hosts: {vps: {ansible_host: 203.0.113.10, web_workers: 2}}}
 ```
 
+```
+vps is refused.
+Fix: restart web, then look again at 10:00.
+```
+
 | Message | What to do |
 |---|---|
 | `Sum … up` | read on |
@@ -109,6 +114,12 @@ argument_specs:
     mode: "0644"
   no_log: "{{ web_secure_logging }}"
   notify: Restart web
+
+- name: configure | Refuse what cannot work
+  ansible.builtin.fail:
+    msg: |-
+      {{ inventory_hostname }} is refused.
+      Fix: restart web, then look again at {{ web_time }}.
 
 - name: configure | Read the version
   ansible.builtin.command: web --version

@@ -33,6 +33,8 @@ MARKS = (
 )
 # The first column of such a table quotes what programs say.
 QUOTING = {"Message", "Cause", "Thông báo"}
+# The words that a refusal's last two parts begin with, up to the first that may vary.
+BEGINS = re.compile(r"(Allowed|Fix):( [A-Za-z_,]+(?=[ .,;:]|$)){1,5}")
 SPAN = re.compile(r"`` ?(.+?) ?``|`([^`]+)`")
 OTHERS = re.compile(r"<!-- said by others:\n(.*?)-->", re.DOTALL)
 OUR_PATH = re.compile(
@@ -219,7 +221,12 @@ def quoted_messages_are_said(root: Path) -> Iterator[Offence]:
 
 
 def _messages(path: Path) -> Iterator[tuple[int, str]]:
-    """Visit the messages that the tables of a page quote."""
+    """Visit the messages that a page quotes: in its tables, and how ours begin in its blocks."""
+    for block in blocks(path):
+        if not block.language:
+            for number, line in enumerate(block.text.splitlines(), block.line + 1):
+                if ours := BEGINS.match(line):
+                    yield number, ours[0]
     quotes = False
     for number, line in enumerate(path.read_text().splitlines(), 1):
         if not line.startswith("|"):
