@@ -193,6 +193,7 @@ BROKEN = {
     "commands_are_executed_or_say_why_not": [
         (PAGE, "<!-- not executed: it removes all that there is -->\n", "", "nobody has run"),
         (PAGE, "it removes all that there is", "dangerous", "is no reason"),
+        (PAGE, "it removes all that", "see tests/test_gone.py, that", "is no reason"),
         (PAGE, "by: molecule/tests/test_web", "by: molecule/tests/test_gone", "does not exist"),
         (PAGE, "host service web", "host service --restart web", "the words --restart"),
         (PAGE, ", on the server", ", at noon", "is not how a block can be run"),

@@ -40,6 +40,7 @@ OTHERS = re.compile(r"<!-- said by others:\n(.*?)-->", re.DOTALL)
 OUR_PATH = re.compile(
     r"`((?:app|docs|inventory(?!/mine)|molecule|playbooks|roles|tests)/[\w./-]+)`"
 )
+IN_A_REASON = re.compile(r"\b(?:app|molecule|roles|tests)/[\w./-]*\w")
 ROOM_OF_A_ROLE = re.compile(
     r"`((?:action_plugins|defaults|files|library|lookup_plugins|meta|module_utils|tasks|templates"
     r"|vars)/[\w./@-]+)`"
@@ -124,8 +125,9 @@ def _wrong_with(root: Path, block: Block, before: Block | None) -> str:
     if not block.kind:
         return "nobody has run these commands." if block.language in COMMANDS else ""
     if block.kind == "not executed":
+        gone = [name for name in IN_A_REASON.findall(block.said) if not (root / name).exists()]
         few = len(block.said.split()) < REASON_WORDS
-        return f"'{block.said}' is no reason." if few else ""
+        return f"'{block.said}' is no reason." if few or gone else ""
     if block.kind == "printed by":
         after = before is not None and before.path == block.path and before.by_the_runner
         good = block.said == "the block above" and after
