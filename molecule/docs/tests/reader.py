@@ -43,11 +43,11 @@ until_interrupted() {
     test "$code" -eq 124
 }
 until_answered() {
-    "$@" & local asked=0
+    setsid "$@" & local asked=0
     until curl --fail --silent --show-error "http://127.0.0.1:$PORT/health/live"; do
         asked=$((asked + 1)); test "$asked" -lt 60; sleep 0.5
     done
-    kill -INT "$!"; wait "$!" || true
+    kill -TERM -- "-$!"; wait "$!" || true
 }
 """
 SSH = """\
