@@ -6,7 +6,7 @@ SCENARIO ?= default
 run = @$(PYTHON) tests/run.py
 
 .PHONY: help demo demo-down test test-all check lint setup converge verify destroy \
-	bench-provision bench-deploy lock clean
+	bench-provision bench-deploy pictures lock clean
 .NOTPARALLEL:
 
 help: ## Show this list
@@ -21,7 +21,7 @@ demo-down: ## Remove that host
 test: ## Run what proves this project: check, then the Molecule scenarios
 	$(run) test
 
-test-all: ## Run the scenarios backup, ops and security too
+test-all: ## Run the scenarios backup, docs, ops and security too
 	$(run) test --all
 
 check: ## Run the quick part: linters, house tests, app tests
@@ -47,6 +47,9 @@ bench-provision: ## Measure provisioning against a plain shell script
 
 bench-deploy: ## Measure what users notice of a deploy, beside other ways
 	$(run) tool python tests/benchmarks/deploy.py
+
+pictures: ## Draw the pictures of docs/ from their text
+	$(run) pictures
 
 lock: ## Pin what the tools in requirements.txt bring along
 	$(run) lock

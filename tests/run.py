@@ -12,7 +12,7 @@ if sys.version_info < (3, 11):  # noqa: UP036  the one place that an older Pytho
         "Fix: use Debian 12 or newer, or name another one: make PYTHON=python3.11"
     )
 
-from runner import demo, setup, suite
+from runner import demo, pictures, setup, suite
 from runner.report import Problem, say
 
 
@@ -26,7 +26,7 @@ def parse_arguments():
         command.set_defaults(run=run, counts=counts)
         return command
 
-    add("setup", lambda _: setup.prepare(*setup.PACKAGES), "install everything the rest needs")
+    add("setup", lambda _: setup.prepare(*setup.EVERYTHING), "install everything the rest needs")
     command = add("demo", lambda a: demo.up(a.port), "serve the sample app from a throwaway host")
     command.add_argument("--port", type=int, default=8080)
     add("demo-down", lambda _: demo.down(), "remove the throwaway host")
@@ -38,6 +38,7 @@ def parse_arguments():
     command.add_argument("--all", action="store_true", help="also the exhaustive scenarios")
     command = add("tool", use_tool, "run a tool of .venv with the settings of this project")
     command.add_argument("command", metavar="TOOL …", nargs=argparse.REMAINDER)
+    add("pictures", lambda _: pictures.draw(), "draw docs/pictures/ anew")
     add("lock", lambda _: setup.lock(), "pin what the tools in requirements.txt bring along")
     add("clean", lambda _: setup.clean(), "remove all hosts, images, tools and caches")
     return parser.parse_args()

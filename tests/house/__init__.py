@@ -5,13 +5,25 @@ A rule takes the root of a tree and yields its offences. To add one, write the f
 which breaks a good tree and sees the rule notice.
 """
 
-from house import boundaries, inputs, playbooks, proofs, roles, secrets, tasks, templates, texts
+from house import (
+    boundaries,
+    inputs,
+    pages,
+    playbooks,
+    proofs,
+    roles,
+    secrets,
+    tasks,
+    templates,
+    texts,
+)
 from house.tree import RULES
 
 __all__ = [
     "RULES",
     "boundaries",
     "inputs",
+    "pages",
     "playbooks",
     "proofs",
     "roles",

@@ -5,6 +5,51 @@ from pathlib import Path
 FILES = {
     "README.md": "# Harbour\n\nSee [the first decision](docs/decisions/0001-two-roles.md).\n",
     "docs/decisions/0001-two-roles.md": "# Two roles\n\n## Context\n\n## Decision\n\n## Price\n",
+    "docs/running.md": """\
+# Running
+
+The test: `molecule/tests/test_web.py`.
+
+<!-- executed by: molecule/tests/test_web.py -->
+```sh
+host service web        # is it running?
+```
+
+<!-- executed by: molecule/docs, on the server -->
+```sh
+web --version
+```
+
+<!-- printed by: the block above -->
+```
+web 1.0
+```
+
+<!-- not executed: it removes all that there is -->
+```sh
+rm -r /srv/store
+```
+
+```yaml
+# inventory/mine/hosts.yml
+pages: {hosts: {vps: {ansible_host: 203.0.113.10, web_workers: 2}}}
+```
+
+```
+vps is refused.
+Fix: restart web, then look again at 10:00.
+```
+
+| Message | What to do |
+|---|---|
+| `Sum … up` | read on |
+| `Connection refused` | start it |
+
+<!-- said by others:
+Connection refused
+-->
+""",
+    "molecule/docs/tests/reader.py": "",
     "site.yml": """\
 - name: Serve the pages
   ansible.builtin.import_playbook: playbooks/pages.yml
@@ -36,7 +81,7 @@ site_api_token: !vault |
   3061
 site_greeting: !unsafe "{{ ansible_hostname }}"
 """,
-    "roles/web/README.md": "# web\n",
+    "roles/web/README.md": "# web\n\nThe unit: `templates/web.service.j2`.\n",
     "roles/web/defaults/main.yml": """\
 web_user: "{{ undef(hint='Set web_user where you call this role') }}"
 web_workers: "{{ ansible_facts['processor_vcpus'] }}"
@@ -69,6 +114,12 @@ argument_specs:
     mode: "0644"
   no_log: "{{ web_secure_logging }}"
   notify: Restart web
+
+- name: configure | Refuse what cannot work
+  ansible.builtin.fail:
+    msg: |-
+      {{ inventory_hostname }} is refused.
+      Fix: restart web, then look again at {{ web_time }}.
 
 - name: configure | Read the version
   ansible.builtin.command: web --version

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from house.tree import Offence, roles, rule
+from house.tree import Offence, roles, rule, seen_lines
 
 ROOMS = ("README.md", "defaults/main.yml", "meta/argument_specs.yml", "tasks/main.yml")
 README_LINES = 40
@@ -23,7 +23,7 @@ def roles_are_complete(root: Path) -> Iterator[Offence]:
 def role_readmes_are_short(root: Path) -> Iterator[Offence]:
     """A promise, a boundary, the second run, one example."""
     for path in (role / "README.md" for role in roles(root)):
-        lines = len(path.read_text().splitlines()) if path.exists() else 0
+        lines = len(seen_lines(path)) if path.exists() else 0
         if lines > README_LINES:
             fix = f"keep it within {README_LINES}; the inputs are described in the specs."
             yield Offence(path, lines, f"{lines} lines are more than one look.", fix)

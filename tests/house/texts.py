@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from house.tree import Offence, files, rule
+from house.tree import Offence, files, rule, seen_lines
 
 # Written so that this file does not offend against itself.
 LEFTOVER = re.compile(r"\b(TO[D]O|FIX[M]E|X[X]X)\b")
@@ -14,7 +14,7 @@ README_LINES = 80
 DECISION_LINES = 60
 DECISION_PARTS = ("Context", "Decision", "Price")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-ELSEWHERE = re.compile(r"[a-z]+:|#")
+ELSEWHERE = re.compile(r"[a-z]+:")
 
 
 def _lines(root: Path) -> Iterator[tuple[Path, int, str]]:
@@ -67,7 +67,7 @@ def yaml_holds_no_tabs(root: Path) -> Iterator[Offence]:
 def the_readme_is_one_screen(root: Path) -> Iterator[Offence]:
     """What it is, how to run it, how to test it, where to change it."""
     for path in files(root, "README.md"):
-        lines = len(path.read_text().splitlines())
+        lines = len(seen_lines(path))
         if lines > README_LINES:
             fix = f"keep it within {README_LINES}; details belong in docs/."
             yield Offence(path, lines, f"{lines} lines are more than one screen.", fix)
@@ -101,7 +101,20 @@ def links_lead_somewhere(root: Path) -> Iterator[Offence]:
     for path in files(root, "*.md"):
         for number, line in enumerate(path.read_text().splitlines(), 1):
             for target in LINK.findall(line):
-                file = target.partition("#")[0]
-                if not ELSEWHERE.match(target) and not (path.parent / file).exists():
+                if ELSEWHERE.match(target):
+                    continue
+                file, _, anchor = target.partition("#")
+                found = path.parent / file if file else path
+                if not found.exists():
                     fix = "correct the path, or write the file."
                     yield Offence(path, number, f"{target} does not exist.", fix)
+                elif anchor and found.suffix == ".md" and anchor not in _anchors(found):
+                    fix = "take the words of a heading of that page."
+                    yield Offence(path, number, f"{target} is no heading.", fix)
+
+
+def _anchors(path: Path) -> set[str]:
+    """Return the names that GitHub and others give the headings of a page."""
+    text = re.sub(r"^\s*```.*?^\s*```$", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ +(.+?) *$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}

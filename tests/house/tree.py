@@ -76,6 +76,12 @@ def files(root: Path, *patterns: str) -> list[Path]:
     )
 
 
+def seen_lines(path: Path) -> list[str]:
+    """Return the lines of a page that its readers see: all but comments of one line."""
+    lines = path.read_text().splitlines()
+    return [line for line in lines if not re.fullmatch(r"\s*<!--.*-->\s*", line)]
+
+
 def roles(root: Path) -> list[Path]:
     """Find the folder of every role."""
     return sorted(path for path in root.glob("roles/*") if path.is_dir())

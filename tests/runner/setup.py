@@ -37,6 +37,12 @@ PACKAGES = {
     "lint": {
         "shellcheck": "shellcheck",
     },
+    "pages": {
+        "jq": "jq",
+    },
+    "pictures": {
+        "dot": "graphviz",
+    },
     "app": {
         "/usr/lib/postgresql/*/bin/initdb": "postgresql",
     },
@@ -45,6 +51,7 @@ PACKAGES = {
 if not Path("/sys/fs/cgroup/cgroup.controllers").exists():
     PACKAGES["containers"]["runc"] = "runc"
 
+EVERYTHING = [group for group in PACKAGES if group != "pictures"]  # who draws asks for it
 APP_VENV = CACHE / "app-venv"
 LOG = CACHE / "setup.log"
 NETWORK_IS_DOWN = re.compile(

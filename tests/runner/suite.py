@@ -80,7 +80,7 @@ def check():
 
 def test(exhaustive):
     """Run everything; return the exit code."""
-    setup.prepare(*setup.PACKAGES)
+    setup.prepare(*setup.EVERYTHING)
     setup.need_root_without_questions()
     return run([*linters(), *quick_tests(), *scenarios(exhaustive)])
 
