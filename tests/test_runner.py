@@ -96,6 +96,13 @@ def test_every_scenario_is_run_and_the_slowest_is_last(tmp_path, monkeypatch):
     ]  # fmt: skip
 
 
+def test_everything_includes_the_benchmark_in_its_quick_form():
+    assert suite.benchmarks(exhaustive=False) == []
+    [check] = suite.benchmarks(exhaustive=True)
+    assert check.command[-1] == "--quick"
+    assert (ROOT / check.command[1]).exists()
+
+
 @pytest.mark.parametrize(
     ("commands", "code", "totals"),
     [

@@ -26,6 +26,8 @@ SERVERS = {
     "ours": "ours",
 }
 NEAR = 0.95
+# How long a load lasts, and where many clients wait for few threads.
+SECONDS, LONG_SECONDS = 1.2, 2.5
 
 
 class Cell(NamedTuple):
@@ -123,7 +125,8 @@ class Figures:
     def ratio(self, name: str, other: str, cell: Cell, of: str = "rate") -> float:
         """Compare two servers: the median of each round's own ratio."""
         pairs = zip(self.get(name, cell, of), self.get(other, cell, of), strict=True)
-        return median(one / two for one, two in pairs)
+        # On a busy machine, in a quick run, nothing may have been answered.
+        return median(max(one, 0.1) / max(two, 0.1) for one, two in pairs)
 
     def warm(self, name: str) -> float:
         """Return what a server takes in memory after its loads, in MiB."""
@@ -363,7 +366,8 @@ KNOBS = {
     "pool 4": "a pool of 4",
     "no pool": "no pool (`NullPool`)",
     "unshared": "without `preload_app`",
-    "frozen": "`gc.freeze()` before the fork",
+    "unfrozen": "without `gc.freeze()` before the fork",
+    "searched": "without it, and each worker looks for pools among all objects",
 }
 
 
@@ -477,11 +481,11 @@ def section(figures: Figures, machine: str) -> str:
 
 One Debian 12 container made by `site.yml`; `wrk` loads it from inside, on the same {cores} cores,
 which costs every server alike. Servers take turns, in {figures.rounds} rounds; each is started,
-warmed up, loaded for {1.5} s (3 s where many wait) and stopped again. Figures are the median
+warmed up, loaded for {SECONDS} s ({LONG_SECONDS} s where many wait) and stopped again. Figures are the median
 [minimum-maximum] of the rounds, and ratios the median of each round's own ratio. A request has
 failed if its answer was not 2xx, or if none came. CPU is the processor time of application,
 PostgreSQL and nginx together; memory that of the application's processes, in which what they share
-is counted once (PSS). `> 1500` stands for the time to an answer where clients wait too long to see
+is counted once (PSS). `> {LONG_SECONDS * 500:.0f}` stands for the time to an answer where clients wait too long to see
 one. All servers have the same code, virtualenv and database, over the Unix socket. `flask run` and
 the tutorial's gunicorn are asked at their own TCP port, with SQLAlchemy's usual pool; ours is the
 unit that `site.yml` made, through nginx.
@@ -501,7 +505,7 @@ unit that `site.yml` made, through nginx.
 ### How many workers
 
 {workers_text(figures)} The rest of 2n+1's reason is that it is taught, and that it costs memory
-rather than answers; [decision 24](decisions/0024-2n-plus-1-stays.md) weighs it.
+rather than answers; [decision 24](decisions/0024-how-many-workers.md) weighs it.
 
 ![Requests/s by number of workers]({PICTURES["workers"].name})
 

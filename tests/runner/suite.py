@@ -67,7 +67,7 @@ def test(exhaustive):
     """Run everything; return the exit code."""
     setup.prepare(*setup.PACKAGES)
     setup.need_root_without_questions()
-    return run([*linters(), *quick_tests(), *scenarios(exhaustive)])
+    return run([*linters(), *quick_tests(), *scenarios(exhaustive), *benchmarks(exhaustive)])
 
 
 def linters():
@@ -117,6 +117,12 @@ def scenarios(exhaustive):
         for name in names
         if exhaustive or name not in EXHAUSTIVE
     ]
+
+
+def benchmarks(exhaustive):
+    """Return the benchmark in its quick form: its figures say little, but it has to work."""
+    command = ["python", "tests/benchmarks/serve.py", "--quick"]
+    return [Check("benchmark", command, is_pytest=False)] if exhaustive else []
 
 
 def run(checks):

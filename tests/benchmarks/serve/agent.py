@@ -32,7 +32,7 @@ PORT = 8001
 PASSWORD = secrets.token_hex(16)
 TCP_DATABASE = f"webapp:{PASSWORD}@127.0.0.1/webapp"
 
-START_SECONDS, CALM_SECONDS, WATCH_SECONDS = 30, 0.2, 0.005
+START_SECONDS, CALM_SECONDS, WATCH_SECONDS = 30, 0.15, 0.005
 # Where SQLAlchemy's pool is nobody's choice, it has the sizes that SQLAlchemy gives it.
 USUAL_POOL = {
     "DATABASE_POOL_SIZE": "5",
@@ -190,8 +190,7 @@ def start_release(server: dict) -> None:
     settings = [f"{name} = {value!r}\n" for name, value in server["settings"].items()]
     if server.get("direct"):
         settings.append(f'bind.append("127.0.0.1:{PORT}")\n')
-    if server.get("freeze"):
-        settings.append("def when_ready(server):\n    gc.freeze()\n")
+    settings += [f"{line}\n" for line in server.get("lines", [])]
     text = (SERVING / "gunicorn.conf.py").read_text() + "\n" + "".join(settings)
     (BENCH / "gunicorn.conf.py").write_text(text)
     drop_in = f"[Service]\nCPUAffinity={State.cores}\nMemoryMax=infinity\nTasksMax=infinity\n"
