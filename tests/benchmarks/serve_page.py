@@ -481,14 +481,14 @@ def section(figures: Figures, machine: str) -> str:
 
 One Debian 12 container made by `site.yml`; `wrk` loads it from inside, on the same {cores} cores,
 which costs every server alike. Servers take turns, in {figures.rounds} rounds; each is started,
-warmed up, loaded for {SECONDS} s ({LONG_SECONDS} s where many wait) and stopped again. Figures are the median
-[minimum-maximum] of the rounds, and ratios the median of each round's own ratio. A request has
-failed if its answer was not 2xx, or if none came. CPU is the processor time of application,
+warmed up, loaded for {SECONDS} s ({LONG_SECONDS} s where many wait) and stopped. Figures are the
+median [minimum-maximum] of the rounds, and ratios the median of each round's own ratio. A request
+has failed if its answer was not 2xx, or if none came. CPU is the processor time of application,
 PostgreSQL and nginx together; memory that of the application's processes, in which what they share
-is counted once (PSS). `> {LONG_SECONDS * 500:.0f}` stands for the time to an answer where clients wait too long to see
-one. All servers have the same code, virtualenv and database, over the Unix socket. `flask run` and
-the tutorial's gunicorn are asked at their own TCP port, with SQLAlchemy's usual pool; ours is the
-unit that `site.yml` made, through nginx.
+is counted once (PSS). `> {LONG_SECONDS * 500:.0f}` stands for the time to an answer where clients
+wait too long to see one. All servers have the same code, virtualenv and database, over the Unix
+socket. `flask run` and the tutorial's gunicorn are asked at their own TCP port, with SQLAlchemy's
+usual pool; ours is the unit that `site.yml` made, through nginx.
 
 ### What beginners read, and what is so
 
