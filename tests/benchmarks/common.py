@@ -215,14 +215,14 @@ def write_page(text: str, begin: str, end: str, path: Path = PAGE) -> None:
 # -- the program
 
 
-def parse_arguments(description: str, has_again: bool) -> argparse.Namespace:
+def parse_arguments(description: str, rounds: int, has_again: bool) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=description)
     parser.set_defaults(again=False)
     if has_again:
         text = "measure nothing; write docs/ from the last full run"
         parser.add_argument("--again", action="store_true", help=text)
-    parser.add_argument("--rounds", type=int, default=5, metavar="N")
+    parser.add_argument("--rounds", type=int, default=rounds, metavar="N")
     parser.add_argument("--quick", action="store_true", help="one round; docs/ stays as it is")
     return parser.parse_args()
 
@@ -232,6 +232,7 @@ def main(
     description: str,
     measured: Callable[[int, str, bool], str],
     again: Callable[[], str] | None = None,
+    rounds: int = 5,
 ) -> None:
     """Measure, print, and write the section of this name.
 
@@ -239,7 +240,7 @@ def main(
         the text of the section.
     :param again: returns the text from the figures of the last run, where they are kept.
     """
-    arguments = parse_arguments(description.partition("\n")[0], again is not None)
+    arguments = parse_arguments(description.partition("\n")[0], rounds, again is not None)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     here = machine()
     say(here)

@@ -306,4 +306,4 @@ def show(figures: Figures, machine: str, write: bool = True) -> str:
 
 
 if __name__ == "__main__":
-    main("serve", __doc__, measured, again=lambda: show(*Figures.load(FIGURES)))
+    main("serve", __doc__, measured, again=lambda: show(*Figures.load(FIGURES)), rounds=3)
