@@ -6,7 +6,7 @@ SCENARIO ?= default
 run = @$(PYTHON) tests/run.py
 
 .PHONY: help demo demo-down test test-all check lint setup converge verify destroy \
-	bench-provision bench-deploy pictures lock clean
+	bench bench-provision bench-deploy pictures lock clean
 .NOTPARALLEL:
 
 help: ## Show this list
@@ -41,6 +41,9 @@ verify: ## Test these hosts
 
 destroy: ## Remove them
 	$(run) tool molecule destroy --scenario-name $(SCENARIO)
+
+bench: ## Measure how fast it answers, and what beginners read of that
+	$(run) tool python tests/benchmarks/serve.py
 
 bench-provision: ## Measure provisioning against a plain shell script
 	$(run) tool python tests/benchmarks/provision.py

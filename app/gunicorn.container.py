@@ -29,11 +29,23 @@ loglevel = "info"
 accesslog = "-"
 
 
-def post_fork(server, worker):
-    """Give each worker a pool of its own: a database connection must not cross a fork."""
+engines = []
+
+
+def pre_fork(server, worker):
+    """Find the pools here, and keep the garbage collector away from what all workers share.
+
+    A worker that looked through all objects, or whose collector did, would write to each of them,
+    and have a copy of the memory for itself.
+    """
     if "sqlalchemy" in sys.modules:
         from sqlalchemy import Engine
 
-        for thing in gc.get_objects():
-            if issubclass(type(thing), Engine):
-                thing.dispose(close=False)
+        engines.extend(t for t in gc.get_objects() if issubclass(type(t), Engine))
+    gc.freeze()
+
+
+def post_fork(server, worker):
+    """Give each worker a pool of its own: a database connection must not cross a fork."""
+    for engine in engines:
+        engine.dispose(close=False)

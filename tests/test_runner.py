@@ -96,6 +96,13 @@ def test_every_scenario_is_run_and_those_that_measure_are_last(tmp_path, monkeyp
     ]  # fmt: skip
 
 
+def test_everything_includes_the_benchmark_in_its_quick_form():
+    assert suite.benchmarks(exhaustive=False) == []
+    [check] = suite.benchmarks(exhaustive=True)
+    assert check.command[-1] == "--quick"
+    assert (ROOT / check.command[1]).exists()
+
+
 @pytest.mark.parametrize(
     ("commands", "code", "totals"),
     [

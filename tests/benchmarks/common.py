@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -169,6 +170,15 @@ def play(
 # -- the page
 
 
+def draw(script: Path, data: object, picture: Path) -> None:
+    """Let a script draw a picture; its libraries come from uv, and only for this."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        given, log = Path(folder, "data.json"), Path(folder, "plot.log")
+        given.write_text(json.dumps(data))
+        uv = [Path(sys.executable).with_name("uv"), "run", "--quiet", "--python", sys.executable]
+        run([*uv, "--script", script, given, picture], log)
+
+
 def spread(values: list[float], digits: int = 1) -> str:
     """Write the median and the range of some figures."""
     low, middle, high = (f"{f(values):.{digits}f}" for f in (min, median, max))
@@ -205,28 +215,40 @@ def write_page(text: str, begin: str, end: str, path: Path = PAGE) -> None:
 # -- the program
 
 
-def parse_arguments(description: str) -> argparse.Namespace:
+def parse_arguments(description: str, rounds: int, has_again: bool) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--rounds", type=int, default=5, metavar="N")
+    parser.set_defaults(again=False)
+    if has_again:
+        text = "measure nothing; write docs/ from the last full run"
+        parser.add_argument("--again", action="store_true", help=text)
+    parser.add_argument("--rounds", type=int, default=rounds, metavar="N")
     parser.add_argument("--quick", action="store_true", help="one round; docs/ stays as it is")
     return parser.parse_args()
 
 
-def main(name: str, description: str, measured: Callable[[int, str, bool], str]) -> None:
+def main(
+    name: str,
+    description: str,
+    measured: Callable[[int, str, bool], str],
+    again: Callable[[], str] | None = None,
+    rounds: int = 5,
+) -> None:
     """Measure, print, and write the section of this name.
 
     :param measured: from the number of rounds, the machine, and whether docs/ is to be written, to
         the text of the section.
+    :param again: returns the text from the figures of the last run, where they are kept.
     """
-    arguments = parse_arguments(description.partition("\n")[0])
+    arguments = parse_arguments(description.partition("\n")[0], rounds, again is not None)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     here = machine()
     say(here)
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     try:
         rounds = 1 if arguments.quick else arguments.rounds
-        text = f"{begin}\n{measured(rounds, here, not arguments.quick)}\n{end}"
+        said = again() if arguments.again else measured(rounds, here, not arguments.quick)
+        text = f"{begin}\n{said}\n{end}"
     except BenchmarkError as error:
         sys.exit(f"Problem: {error}")
     except KeyboardInterrupt:

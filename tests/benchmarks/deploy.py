@@ -24,6 +24,7 @@ from common import (
     NOT_SOURCE,
     ROOT,
     BenchmarkError,
+    draw,
     fresh_host,
     inventory,
     main,
@@ -32,7 +33,7 @@ from common import (
     say,
     ssh,
 )
-from deploy_page import PICTURE, Answer, Event, Figures, Memory, Timing, draw, picture_rows, section
+from deploy_page import PICTURE, Answer, Event, Figures, Memory, Timing, picture_rows, section
 
 sys.path.append(str(ROOT / "molecule/deploy/tests"))
 
@@ -292,9 +293,10 @@ def measured(rounds: int, machine: str, write: bool) -> str:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         picture = Path(folder, PICTURE.name)
         row = {"title": "", "result": "", "switch": None, "answers": [(0, 1, True), (1, 1, True)]}
-        draw([row, row], picture)  # If its libraries cannot be had, better now than at the end.
+        # If its libraries cannot be had, better now than at the end.
+        draw(HERE / "plot.py", [row, row], picture)
         figures = measure(rounds)
-        draw(picture_rows(figures.events), picture)
+        draw(HERE / "plot.py", picture_rows(figures.events), picture)
         if write:
             shutil.copyfile(picture, PICTURE)
     return section(figures, machine, SETTLE_SECONDS)

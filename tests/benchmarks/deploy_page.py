@@ -1,15 +1,10 @@
 """What was measured of deploys, and how docs/ shows it."""
 
-import json
-import sys
-import tempfile
-from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from common import ROOT, run, spread, table
+from common import ROOT, spread, table
 
-HERE = Path(__file__).with_name("deploy")
 COMMAND = "make bench-deploy"
 PICTURE = ROOT / "docs/deploy.svg"
 DEPLOY_GOAL_SECONDS, ROLLBACK_GOAL_SECONDS = 8, 4
@@ -183,12 +178,3 @@ def picture_rows(events: dict[str, list[Event]]) -> list[dict]:
         }
         for method, seen in chosen.items()
     ]
-
-
-def draw(rows: list[dict], picture: Path) -> None:
-    """Draw a picture; its libraries come from uv, and only for this."""
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        data, log = Path(folder, "rows.json"), Path(folder, "plot.log")
-        data.write_text(json.dumps(rows))
-        uv = [Path(sys.executable).with_name("uv"), "run", "--quiet", "--python", sys.executable]
-        run([*uv, "--script", HERE / "plot.py", data, picture], log)

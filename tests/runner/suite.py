@@ -82,7 +82,7 @@ def test(exhaustive):
     """Run everything; return the exit code."""
     setup.prepare(*setup.EVERYTHING)
     setup.need_root_without_questions()
-    return run([*linters(), *quick_tests(), *scenarios(exhaustive)])
+    return run([*linters(), *quick_tests(), *scenarios(exhaustive), *benchmarks(exhaustive)])
 
 
 def linters():
@@ -133,6 +133,12 @@ def scenarios(exhaustive):
         for name in names
         if exhaustive or name not in EXHAUSTIVE
     ]
+
+
+def benchmarks(exhaustive):
+    """Return the benchmark in its quick form: its figures say little, but it has to work."""
+    command = ["python", "tests/benchmarks/serve.py", "--quick"]
+    return [Check("benchmark", command, is_pytest=False)] if exhaustive else []
 
 
 def run(checks):

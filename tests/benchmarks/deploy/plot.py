@@ -16,31 +16,19 @@ Each row has `title`, `result`, `switch` (seconds, or null) and `answers`, which
 
 import json
 import math
-import re
 import sys
 from pathlib import Path
 
-import matplotlib as mpl
+sys.path.append(str(Path(__file__).parents[1]))
 
-mpl.use("svg")
 from matplotlib import pyplot
 
+import look
+from look import BLUE, BROWN, RED, TEXT
+
 WIDTH, ROW_HEIGHT, EDGES = 9, 1.05, 0.9
-TEXT, GOOD, BAD, MARK = "#767676", "#2f81f7", "#e5484d", "#a0732c"
 BEFORE_SECONDS = 1
-SPOT = (0.02, 0.01)  # in seconds: about a pixel
-SETTINGS = {
-    "axes.edgecolor": TEXT,
-    "axes.labelcolor": TEXT,
-    "font.size": 9,
-    "path.simplify": False,
-    "savefig.transparent": True,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "slipway",
-    "text.color": TEXT,
-    "xtick.color": TEXT,
-    "ytick.color": TEXT,
-}
+SPOT = (0.04, 0.02)  # in seconds: about two pixels
 
 
 def spots(answers: list, good: bool) -> list[tuple[float, float]]:
@@ -59,17 +47,15 @@ def draw_row(axes, row: dict) -> None:
     axes.set_title(row["result"], loc="right", fontsize=9)
     axes.axvline(0, color=TEXT, linewidth=0.8)
     if row["switch"] is not None:
-        axes.axvline(row["switch"], color=MARK, linewidth=1.2, linestyle="--")
+        axes.axvline(row["switch"], color=BROWN, linewidth=1.2, linestyle="--")
     good, failed = spots(row["answers"], good=True), spots(row["answers"], good=False)
     over_the_edge = {"clip_on": False, "in_layout": False}
     # One path for all is much smaller than one for each.
     xs = [x for sent, seconds in good for x in (sent, sent + seconds, math.nan)]
     ys = [y for _, seconds in good for y in (0, seconds, math.nan)]
-    axes.plot(xs, ys, color=GOOD, linewidth=2, solid_capstyle="round", **over_the_edge)
+    axes.plot(xs, ys, color=BLUE, linewidth=2, solid_capstyle="round", **over_the_edge)
     xs, ys = [sent + seconds for sent, seconds in failed], [seconds for _, seconds in failed]
-    axes.plot(xs, ys, "x", color=BAD, markersize=6, **over_the_edge)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.plot(xs, ys, "x", color=RED, markersize=6, **over_the_edge)
 
 
 def draw(rows: list[dict], picture: Path) -> None:
@@ -80,7 +66,7 @@ def draw(rows: list[dict], picture: Path) -> None:
         max(answer[1] for answer in shown),
     )
     height = EDGES + ROW_HEIGHT * len(rows)
-    with mpl.rc_context(SETTINGS):
+    with look.mpl.rc_context(look.SETTINGS):
         figure, all_axes = pyplot.subplots(
             len(rows), sharex=True, sharey=True, figsize=(WIDTH, height), layout="constrained"
         )
@@ -93,15 +79,7 @@ def draw(rows: list[dict], picture: Path) -> None:
             "red cross: failed request, dashed: first answer of the new release",
             fontsize=9,
         )
-        figure.savefig(picture, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    picture.write_text(tidy(picture.read_text()))
-
-
-def tidy(svg: str) -> str:
-    """Drop what names other places, digits that nobody sees, and white space at line ends."""
-    svg = re.sub(r"<!DOCTYPE[^>]*>\s*", "", svg)
-    svg = re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.1f}", svg)
-    return re.sub(r" +$", "", svg, flags=re.MULTILINE)
+        look.save(figure, picture)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,620 @@
+"""What was measured of servers, and how docs/ shows it."""
+
+import dataclasses
+import json
+import textwrap
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from common import ROOT, spread, table
+
+COMMAND = "make bench"
+PICTURES = {"servers": ROOT / "docs/serve.svg", "workers": ROOT / "docs/workers.svg"}
+CLIENTS = (1, 8, 64, 256)
+ENDPOINTS = {
+    "live": "no database: `GET /health/live`",
+    "select": "one SELECT: `GET /users/ID`",
+    "insert": "one INSERT: `POST /users`",
+    "sleep": "200 ms of waiting for something else",
+}
+SERVERS = {
+    "dev": "`flask run`",
+    "tutorial": "`gunicorn --workers 4 --threads 2`",
+    "ours": "ours",
+}
+NEAR = 0.95
+# How long a load lasts, and where many clients wait for few threads.
+SECONDS, LONG_SECONDS = 1.2, 2.5
+
+
+class Cell(NamedTuple):
+    """One load: what is asked, by how many clients at once."""
+
+    endpoint: str
+    clients: int
+
+    def __str__(self) -> str:
+        """Say it."""
+        return f"{self.endpoint}, {self.clients} clients"
+
+
+class Shape(NamedTuple):
+    """How many workers of how many threads; a worker of one thread is a sync one."""
+
+    workers: int
+    threads: int
+
+    def settings(self) -> dict:
+        """Return what gunicorn is told."""
+        kind = "sync" if self.threads == 1 else "gthread"
+        return {"workers": self.workers, "threads": self.threads, "worker_class": kind}
+
+    def __str__(self) -> str:
+        """Say it."""
+        return f"{self.workers} sync" if self.threads == 1 else f"{self.workers} x {self.threads}"
+
+
+class Sample(NamedTuple):
+    """What one load has shown; times in ms, processor time in s, memory in MiB, by part."""
+
+    requests: int
+    seconds: float
+    p50: float
+    p99: float
+    refused: int  # answered, but not with 2xx or 3xx
+    broken: int  # not answered: no connection, cut off, or too late
+    cpu: dict
+    memory: dict
+    limit: float  # the seconds that the load was meant to last
+
+    @property
+    def rate(self) -> float:
+        """Return the good answers per second."""
+        return (self.requests - self.refused) / self.seconds
+
+    @property
+    def failed(self) -> int:
+        """Count the requests without a good answer."""
+        return self.refused + self.broken
+
+    @property
+    def cost(self) -> float:
+        """Return the microseconds of processor time for each request, of all parts."""
+        return sum(self.cpu.values()) / max(self.requests, 1) * 1e6
+
+    def __str__(self) -> str:
+        """Say it."""
+        return (
+            f"{self.rate:.0f}/s, p50 {self.p50:.1f} ms, p99 {self.p99:.1f} ms, "
+            f"{self.failed} failed, {self.cost:.0f} µs, {self.memory['app']:.0f} MiB"
+        )
+
+
+def by_server_and_load() -> dict:
+    """Return an empty place for samples."""
+    return defaultdict(lambda: defaultdict(list))
+
+
+@dataclasses.dataclass
+class Figures:
+    """All that was measured; samples by server and load, one for each round."""
+
+    ours: Shape
+    key_shapes: list[Shape]
+    cores: int
+    rounds: int
+    versions: str = ""
+    samples: dict = dataclasses.field(default_factory=by_server_and_load)
+    cold: dict = dataclasses.field(default_factory=lambda: defaultdict(list))
+    ready: dict = dataclasses.field(default_factory=lambda: defaultdict(list))
+    pgbench: list = dataclasses.field(default_factory=list)
+    loops: dict = dataclasses.field(default_factory=lambda: defaultdict(list))
+    kills: dict = dataclasses.field(default_factory=lambda: defaultdict(list))
+
+    def add(self, name: str, endpoint: str, clients: int, sample: Sample) -> None:
+        """Keep what a load has shown."""
+        self.samples[name][Cell(endpoint, clients)].append(sample)
+
+    def get(self, name: str, cell: Cell, of: str = "rate") -> list[float]:
+        """Return one figure of each round."""
+        return [getattr(sample, of) for sample in self.samples[name][cell]]
+
+    def ratio(self, name: str, other: str, cell: Cell, of: str = "rate") -> float:
+        """Compare two servers: the median of each round's own ratio."""
+        pairs = zip(self.get(name, cell, of), self.get(other, cell, of), strict=True)
+        # On a busy machine, in a quick run, nothing may have been answered.
+        return median(max(one, 0.1) / max(two, 0.1) for one, two in pairs)
+
+    def warm(self, name: str) -> float:
+        """Return what a server takes in memory after its loads, in MiB."""
+        last = list(self.samples[name].values())[-1]
+        return median(sample.memory["app"] for sample in last)
+
+    def save(self, path: Path, machine: str) -> None:
+        """Write everything to a file, from which the page can be written again."""
+        rows = [
+            [name, *cell, sample._asdict()]
+            for name, cells in self.samples.items()
+            for cell, samples in cells.items()
+            for sample in samples
+        ]
+        path.write_text(json.dumps({**vars(self), "samples": rows, "machine": machine}))
+
+    @classmethod
+    def load(cls, path: Path) -> tuple["Figures", str]:
+        """Read what `save` has written: the figures, and the machine."""
+        data = json.loads(path.read_text())
+        machine, rows = data.pop("machine"), data.pop("samples")
+        data["ours"] = Shape(*data["ours"])
+        data["key_shapes"] = [Shape(*shape) for shape in data["key_shapes"]]
+        figures = cls(**data)
+        for name, endpoint, clients, sample in rows:
+            figures.add(name, endpoint, clients, Sample(**sample))
+        return figures, machine
+
+
+# -- small parts
+
+
+def number(value: float) -> str:
+    """Write a figure with as many digits as it deserves."""
+    return f"{value:.0f}" if value >= 20 else f"{value:.1f}"
+
+
+def times(ratio: float) -> str:
+    """Write a ratio."""
+    return f"{ratio:.2f}"
+
+
+def failures(samples: list[Sample]) -> str:
+    """Write how many requests failed, of how many."""
+    failed = sum(sample.failed for sample in samples)
+    asked = sum(sample.requests + sample.broken for sample in samples)
+    return f"{failed} of {asked}" if failed else "0"
+
+
+def milliseconds(samples: list[Sample], clients: int, of: str) -> str:
+    """Write a percentile of the answers' times.
+
+    Where clients wait about as long as the load lasts, most of them saw no answer, and those who
+    did flatter it.
+    """
+    rate, limit = median(sample.rate for sample in samples), samples[0].limit
+    if clients / max(rate, 0.1) > limit / 2:
+        return f"> {limit / 2 * 1000:.0f}"
+    return number(median(getattr(sample, of) for sample in samples))
+
+
+def at_once(figures: Figures, name: str, clients: int) -> float:
+    """Return how many requests of 200 ms a server works on at once."""
+    return median(figures.get(name, Cell("sleep", clients))) * 0.2
+
+
+def load_row(title: str, cell: Cell, samples: list[Sample]) -> list[str]:
+    """Write what one server made of one load."""
+    return [
+        title,
+        str(cell.clients),
+        spread([sample.rate for sample in samples], 0),
+        milliseconds(samples, cell.clients, "p50"),
+        milliseconds(samples, cell.clients, "p99"),
+        failures(samples),
+        spread([sample.cost for sample in samples], 0),
+        number(median(sample.memory["app"] for sample in samples)),
+    ]
+
+
+# -- tables
+
+
+def claims_table(figures: Figures) -> str:
+    """Put each sentence of the tutorials beside what was measured."""
+
+    def rates(name: str) -> str:
+        live, select, insert = (
+            f"{median(figures.get(name, Cell(endpoint, 8))):.0f}"
+            for endpoint in ("live", "select", "insert")
+        )
+        return f"{live}/s without a database, {select} with a SELECT, {insert} with an INSERT"
+
+    select = Cell("select", 8)
+    factor = figures.ratio("tutorial", "dev", select)
+    binary, source = (median(run["rate"] for run in figures.loops[f"loop {kind}"])
+                      for kind in ("binary", "source"))  # fmt: skip
+    best, share = knee(figures, figures.cores)
+    rows = [
+        ["The dev server: about 100 requests/s", rates("dev")],
+        [
+            "… and 1 at a time",
+            f"{at_once(figures, 'dev', 8):.1f} at once of 8 clients that wait 200 ms each: it has "
+            "a thread for each; only `flask run --without-threads` has "
+            f"{at_once(figures, 'dev one', 8):.1f}",
+        ],
+        [
+            "gunicorn with 4 workers: about 800 requests/s",
+            f"{rates('tutorial')}; with the SELECT {times(factor)} times the dev server's",
+        ],
+        [
+            "… and 8 at a time",
+            f"{at_once(figures, 'tutorial', 64):.1f} at once of 64 clients that wait 200 ms each",
+        ],
+        [
+            "50 MB against 200 MB",
+            f"{figures.warm('dev'):.0f} MiB against {figures.warm('tutorial'):.0f}, after load; "
+            f"ours, {figures.ours.workers} workers with `preload_app`: {figures.warm('ours'):.0f}",
+        ],
+        [
+            "psycopg2-binary is slightly slower than psycopg2, not worth mentioning",
+            f"{binary:.0f} queries/s of one process against {source:.0f} from source, "
+            f"{(binary / source - 1) * 100:+.1f} %; whole requests: "
+            f"{(1 / figures.ratio('source', str(figures.ours), select) - 1) * 100:+.1f} %",
+        ],
+        [
+            "workers = 2 x cores + 1",
+            f"with {figures.cores} cores, a SELECT and 64 clients {best} workers answer most; "
+            f"{2 * figures.cores + 1} answer {share:.0%} of that",
+        ],
+    ]
+    return table(["claim", "measured"], rows).replace("| ---: |", "| --- |")
+
+
+def servers_tables(figures: Figures) -> str:
+    """Write what the three servers made of every load."""
+    head = ["", "clients", "requests/s", "p50, ms", "p99, ms", "failed", "CPU, µs/request"]
+    parts = []
+    for endpoint, title in ENDPOINTS.items():
+        rows = [
+            load_row(shown, cell, figures.samples[name][cell])
+            for cell in (Cell(endpoint, clients) for clients in CLIENTS)
+            for name, shown in SERVERS.items()
+        ]
+        parts.append(f"{title[0].upper()}{title[1:]}:\n\n{table([*head, 'memory, MiB'], rows)}")
+    return "\n\n".join(parts)
+
+
+def sweep(figures: Figures, cores: int) -> dict[int, str]:
+    """Return the numbers of workers that were tried on so many cores, and the servers' names."""
+    end = "" if cores == figures.cores else f", {cores} core"
+    names = {workers: f"{Shape(workers, 2)}{end}" for workers in range(1, 2 * cores + 6)}
+    return {workers: name for workers, name in names.items() if name in figures.samples}
+
+
+def knee(figures: Figures, cores: int) -> tuple[int, float]:
+    """Return which number of workers answers most, and which share of that 2n+1 has."""
+    cell, names = Cell("select", 64), sweep(figures, cores)
+    best = max(names, key=lambda workers: median(figures.get(names[workers], cell)))
+    return best, figures.ratio(names[2 * cores + 1], names[best], cell)
+
+
+def swept_cores(figures: Figures) -> list[int]:
+    """Return on how many cores workers were tried."""
+    return sorted({1, figures.cores})
+
+
+def workers_table(figures: Figures, cores: int) -> str:
+    """Write what each number of workers answers on so many cores."""
+    cell, rows = Cell("select", 64), []
+    for workers, name in sweep(figures, cores).items():
+        samples = figures.samples[name][cell]
+        title = f"{workers} = 2n+1" if workers == 2 * cores + 1 else str(workers)
+        rows.append([title, *load_row("", cell, samples)[2:]])
+    head = ["workers", "requests/s", "p50, ms", "p99, ms", "failed", "CPU, µs/request"]
+    return table([*head, "memory, MiB"], rows)
+
+
+def workers_text(figures: Figures) -> str:
+    """Say where the knee is."""
+    parts = []
+    for cores in swept_cores(figures):
+        best, share = knee(figures, cores)
+        cell, names = Cell("select", 64), sweep(figures, cores)
+        near = next(w for w in names if figures.ratio(names[w], names[best], cell) >= NEAR)
+        parts.append(
+            f"On {cores} core{'s' if cores > 1 else ''} {near} worker{'s' if near > 1 else ''} "
+            f"reach {NEAR:.0%} of the most, which {best} have; 2n+1 = {2 * cores + 1} answer "
+            f"{share:.0%} of it."
+        )
+    return " ".join(parts)
+
+
+def shapes_table(figures: Figures) -> str:
+    """Write what sync and gthread make of some loads, in requests/s."""
+    cells = {
+        "SELECT, 8 clients": Cell("select", 8),
+        "SELECT, 64": Cell("select", 64),
+        "INSERT, 8": Cell("insert", 8),
+        "200 ms, 64": Cell("sleep", 64),
+    }
+    rows = []
+    for shape in figures.key_shapes:
+        name = str(shape)
+        if name not in figures.samples:
+            continue
+        title = f"**{name}**" if shape == figures.ours else name
+        row = [title, *(spread(figures.get(name, cell), 0) for cell in cells.values())]
+        row.append(spread([sample.p99 for sample in figures.samples[name][Cell("select", 64)]], 0))
+        row.append(number(median(figures.get(name, Cell("select", 8), "cost"))))
+        rows.append([*row, number(figures.warm(name))])
+    head = ["workers x threads", *cells, "p99, SELECT, 64, ms", "CPU, SELECT, 8, µs"]
+    return table([*head, "memory, MiB"], rows)
+
+
+def shapes_text(figures: Figures) -> str:
+    """Say how far our default is from the best of them."""
+    ours, parts = str(figures.ours), []
+    tried = [str(shape) for shape in figures.key_shapes if str(shape) in figures.samples]
+    for title, cell in {
+        "SELECT and 8 clients": Cell("select", 8),
+        "SELECT and 64": Cell("select", 64),
+        "INSERT and 8": Cell("insert", 8),
+        "200 ms of waiting and 64": Cell("sleep", 64),
+    }.items():
+        best = max(tried, key=lambda name: median(figures.get(name, cell)))
+        share = figures.ratio(ours, best, cell)
+        parts.append(f"{title}: {best}, ours {share:.0%}")
+    return f"The best of them, and what ours ({ours}) answers beside it: {'; '.join(parts)}."
+
+
+KNOBS = {
+    "direct": "without nginx in front",
+    "source": "psycopg2 from source",
+    "tcp": "PostgreSQL over TCP, which is TLS on Debian",
+    "pool 1": "a pool of 1 connection for 2 threads",
+    "pool 4": "a pool of 4",
+    "no pool": "no pool (`NullPool`)",
+    "unshared": "without `preload_app`",
+    "unfrozen": "without `gc.freeze()` before the fork",
+    "searched": "without it, and each worker looks for pools among all objects",
+}
+
+
+def knobs_table(figures: Figures) -> str:
+    """Write what one changed setting does, beside ours."""
+    ours = str(figures.ours)
+    titles = {ours: f"ours: {ours}, nginx, socket, pool of 2, preload"} | KNOBS
+    rows = []
+    for name, title in titles.items():
+        row = [title]
+        for cell in (Cell("select", 8), Cell("select", 64)):
+            row.append(spread(figures.get(name, cell), 0))
+            row.append(times(figures.ratio(name, ours, cell)))
+        row.append(times(figures.ratio(name, ours, Cell("select", 8), "cost")))
+        row += [number(median(figures.cold[name])), number(figures.warm(name))]
+        row.append(f"{median(figures.ready[name]):.1f}")
+        rows.append(row)
+    head = ["", "SELECT, 8 clients, 1/s", "ratio", "64 clients, 1/s", "ratio", "CPU ratio"]
+    return table([*head, "MiB at first", "MiB after load", "start, s"], rows)
+
+
+def knobs_text(figures: Figures) -> str:
+    """Say what matters: what moves the processor time or the memory by more than a tenth."""
+    ours, cell = str(figures.ours), Cell("select", 8)
+    cost = {name: figures.ratio(name, ours, cell, "cost") for name in KNOBS}
+    memory = {name: figures.warm(name) / figures.warm(ours) for name in KNOBS}
+
+    def listed(moved: dict[str, float], is_much: Callable[[float], bool]) -> str:
+        found = [f"{KNOBS[name]} ({ratio:.2f})" for name, ratio in moved.items() if is_much(ratio)]
+        return ", ".join(found) or "none of them"
+
+    return (
+        "Processor time for each request is steadier than requests/s and says what a setting "
+        f"costs. More than a tenth more: {listed(cost, lambda r: r > 1.1)}. More than a tenth "
+        f"less: {listed(cost, lambda r: r < 0.9)}. Memory moves by more than a tenth with "
+        f"{listed(memory, lambda r: abs(r - 1) > 0.1)}."
+    )
+
+
+def limits_table(figures: Figures) -> str:
+    """Write what is above us."""
+    ours = str(figures.ours)
+    loops = {name: [run["rate"] for run in runs] for name, runs in figures.loops.items()}
+    static, live = Cell("static", 64), Cell("live", 64)
+    rows = [
+        ["nginx alone: a small file, 64 clients", figures.get("static", static)],
+        ["a bare WSGI function, our gunicorn, no nginx, 64", figures.get("bare", Cell("bare", 64))],
+        ["Flask without a database, our gunicorn, no nginx, 64", figures.get("direct", live)],
+        ["`pgbench --select-only`, 8 clients", figures.pgbench],
+        ["psycopg2 in a loop, one process, the socket", loops["loop binary"]],
+        ["the same with psycopg2 from source", loops["loop source"]],
+        ["the same over TCP, which is TLS", loops["loop tcp"]],
+        ["ours: a request with one SELECT, 8 clients", figures.get(ours, Cell("select", 8))],
+        ["ours: the same, 64 clients", figures.get(ours, Cell("select", 64))],
+    ]
+    select = median(figures.get(ours, Cell("select", 64)))
+    return table(
+        ["", "a second", "our SELECT, 64 clients, of that"],
+        [[title, spread(rates, 0), f"{select / median(rates):.0%}"] for title, rates in rows],
+    )
+
+
+def limits_text(figures: Figures) -> str:
+    """Say which part the time goes to."""
+    samples = figures.samples[str(figures.ours)][Cell("select", 64)]
+    parts = {
+        part: median(sample.cpu[part] / sample.requests * 1e6 for sample in samples)
+        for part in samples[0].cpu
+    }
+    app = parts["app"] / sum(parts.values())
+    costs = ", ".join(f"{part} {cost:.0f} µs" for part, cost in parts.items())
+    return (
+        f"Of the processor time of a request with one SELECT at 64 clients ({costs}) {app:.0%} is "
+        "Python's: Flask, SQLAlchemy and gunicorn. Neither nginx nor PostgreSQL is what limits it."
+    )
+
+
+def kills_table(figures: Figures) -> str:
+    """Write what a crash costs."""
+    rows = [
+        [
+            title,
+            spread([kill["whole"] for kill in figures.kills[whom]], 2),
+            spread([kill["gap"] for kill in figures.kills[whom]], 2),
+            spread([kill["failed"] for kill in figures.kills[whom]], 0),
+        ]
+        for whom, title in {
+            "worker": "a worker (the master makes a new one)",
+            "master": "the master (systemd starts all again, after `RestartSec=1`)",
+        }.items()
+    ]
+    head = ["SIGKILL to", "until all workers live, s", "longest gap without an answer, s"]
+    return table([*head, "requests that failed"], rows)
+
+
+# -- the page
+
+
+def section(figures: Figures, machine: str) -> str:
+    """Write our section of the page."""
+    cores = figures.cores
+    sweeps = "\n\n".join(
+        f"Workers of 2 threads on {n} core{'s' if n > 1 else ''}, one SELECT, 64 clients:\n\n"
+        f"{workers_table(figures, n)}"
+        for n in swept_cores(figures)
+    )
+    return wrapped(f"""## How fast it answers
+
+`{COMMAND}` on {machine}.
+{figures.versions}.
+
+One Debian 12 container made by `site.yml`; `wrk` loads it from inside, on the same {cores} cores,
+which costs every server alike. Servers take turns, in {figures.rounds} rounds; each is started,
+warmed up, loaded for {SECONDS} s ({LONG_SECONDS} s where many wait) and stopped. Figures are the
+median [minimum-maximum] of the rounds, and ratios the median of each round's own ratio. A request
+has failed if its answer was not 2xx, or if none came. CPU is the processor time of application,
+PostgreSQL and nginx together; memory that of the application's processes, in which what they share
+is counted once (PSS). `> {LONG_SECONDS * 500:.0f}` stands for the time to an answer where clients
+wait too long to see one. All servers have the same code, virtualenv and database, over the Unix
+socket. `flask run` and the tutorial's gunicorn are asked at their own TCP port, with SQLAlchemy's
+usual pool; ours is the unit that `site.yml` made, through nginx.
+
+### What beginners read, and what is so
+
+{claims_table(figures)}
+
+### Three servers
+
+{servers_text(figures)}
+
+![Requests/s of the three servers by clients]({PICTURES["servers"].name})
+
+{servers_tables(figures)}
+
+### How many workers
+
+{workers_text(figures)} The rest of 2n+1's reason is that it is taught, and that it costs memory
+rather than answers; [decision 24](decisions/0024-how-many-workers.md) weighs it.
+
+![Requests/s by number of workers]({PICTURES["workers"].name})
+
+{sweeps}
+
+On one core application, PostgreSQL and nginx share it, and `wrk` has the other. Four cores were not
+measured: the only machine with four that the project can make here is an emulated one on the same
+two (see decision 24).
+
+### sync or gthread, and how many threads
+
+{shapes_text(figures)} A sync worker has no threads and no kept connections. With pages that wait
+for something else, threads decide: each is a request more at once.
+
+{shapes_table(figures)}
+
+### One setting changed
+
+{knobs_text(figures)}
+
+{knobs_table(figures)}
+
+### When a process is killed
+
+All under 8 clients that read. {kills_text(figures)}
+
+{kills_table(figures)}
+
+### The limits above
+
+{limits_text(figures)}
+
+{limits_table(figures)}""")
+
+
+def wrapped(text: str) -> str:
+    """Break the lines of paragraphs, and leave headings, tables and pictures alone."""
+    return "\n\n".join(
+        part
+        if part.startswith(("|", "#", "!"))
+        else textwrap.fill(part, 100, break_long_words=False, break_on_hyphens=False)
+        for part in text.split("\n\n")
+    )
+
+
+def servers_text(figures: Figures) -> str:
+    """Say how the three compare."""
+    sentences = []
+    for endpoint, what in {
+        "live": "no database",
+        "select": "one SELECT",
+        "insert": "one INSERT",
+    }.items():
+        few, many = Cell(endpoint, 8), Cell(endpoint, 64)
+        sentences.append(
+            f"{what}: the tutorial's gunicorn {times(figures.ratio('tutorial', 'dev', few))} and "
+            f"{times(figures.ratio('tutorial', 'dev', many))}, ours "
+            f"{times(figures.ratio('ours', 'dev', few))} and "
+            f"{times(figures.ratio('ours', 'dev', many))}"
+        )
+    failed = {
+        shown: sum(s.failed for samples in figures.samples[name].values() for s in samples)
+        for name, shown in SERVERS.items()
+    }
+    failures_text = ", ".join(f"{shown} {count}" for shown, count in failed.items())
+    return (
+        f"Times the rate of `flask run`, at 8 and 64 clients: {'; '.join(sentences)}. Failed "
+        f"requests in all: {failures_text}."
+    )
+
+
+def kills_text(figures: Figures) -> str:
+    """Say what a crash costs."""
+    worker, master = (
+        median(kill["gap"] for kill in figures.kills[whom]) for whom in ("worker", "master")
+    )
+    return (
+        f"Without a worker the others go on: the longest gap was {worker:.2f} s. Without its "
+        f"master gunicorn is gone, and nobody is answered for {master:.1f} s."
+    )
+
+
+def pictures(figures: Figures) -> dict[str, dict]:
+    """Return what the pictures show."""
+
+    def line(points: Iterable[tuple[int, list[float]]]) -> list[list[float]]:
+        return [[x, median(rates), min(rates), max(rates)] for x, rates in points]
+
+    servers = [
+        {
+            "title": title.replace("`", ""),
+            "lines": {
+                shown.replace("`", ""): line(
+                    (clients, figures.get(name, Cell(endpoint, clients))) for clients in CLIENTS
+                )
+                for name, shown in SERVERS.items()
+            },
+        }
+        for endpoint, title in ENDPOINTS.items()
+    ]
+    workers = [
+        {
+            "title": f"{cores} core{'s' if cores > 1 else ''}",
+            "formula": 2 * cores + 1,
+            "line": line(
+                (workers, figures.get(name, Cell("select", 64)))
+                for workers, name in sweep(figures, cores).items()
+            ),
+        }
+        for cores in swept_cores(figures)
+    ]
+    return {"servers": {"panels": servers}, "workers": {"panels": workers}}
