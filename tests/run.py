@@ -26,7 +26,7 @@ def parse_arguments():
         command.set_defaults(run=run, counts=counts)
         return command
 
-    add("setup", lambda _: setup.prepare(*setup.USUALLY), "install everything the rest needs")
+    add("setup", lambda _: setup.prepare(*setup.EVERYTHING), "install everything the rest needs")
     command = add("demo", lambda a: demo.up(a.port), "serve the sample app from a throwaway host")
     command.add_argument("--port", type=int, default=8080)
     add("demo-down", lambda _: demo.down(), "remove the throwaway host")

@@ -268,7 +268,7 @@ def test_every_plot_has_a_title_and_a_description():
     ids = [given["id"] for _, given in seen.elements if "id" in given]
     assert len(ids) == len(set(ids))
     plots = seen.all("svg")
-    assert len(plots) == 4
+    assert len(plots) == 6
     for plot in plots:
         assert plot["role"] == "img"
         assert set(plot["aria-labelledby"].split()) <= set(ids)
@@ -309,7 +309,7 @@ def test_what_is_older_than_the_logs_is_drawn_as_unknown():
     for row in bins.values():
         row[:90] = [None] * 90
     seen = page(host(history=data))
-    assert [rect["width"] for rect in seen.all("rect") if rect["class"] == "unknown"] == ["90"] * 2
+    assert [rect["width"] for rect in seen.all("rect") if rect["class"] == "unknown"] == ["90"] * 3
     assert "when the logs begin" in seen.text
 
 
@@ -326,7 +326,7 @@ def test_the_machine_is_drawn_where_prometheus_has_it():
     values = [None] * 90 + [10, 20, 30, 40, 50, 60, 12.5]
     machine = {"processor": values, "memory": values, "disk": values, "connections": [None] * 97}
     seen = page(host(history=history({50: 900}, machine)))
-    assert len(seen.all("svg")) == 5
+    assert len(seen.all("svg")) == 6
     assert "last 12.5 %, at most 60 %" in seen.text
 
 

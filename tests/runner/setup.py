@@ -47,7 +47,7 @@ PACKAGES = {
 }
 # Needed by one scenario alone, which only `make test-all` runs.
 RARELY = {"ops": "browser"}
-USUALLY = [group for group in PACKAGES if group not in RARELY.values()]
+EVERYTHING = [group for group in PACKAGES if group not in RARELY.values()]
 # Where cgroups are mixed, molecule/hosts/containers.conf asks for this runtime.
 if not Path("/sys/fs/cgroup/cgroup.controllers").exists():
     PACKAGES["containers"]["runc"] = "runc"

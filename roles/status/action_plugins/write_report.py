@@ -28,7 +28,7 @@ MACHINE_PLOTS = {
     "processor": "Processors at work",
     "memory": "Memory used",
     "disk": "Disk used, the fullest",
-    "connections": "Connections to PostgreSQL used",
+    "connections": "Connections used",
 }
 
 
@@ -190,9 +190,9 @@ def requests_plot(day: Day, counts: list[int | None]) -> dict:
 
 def errors_plot(day: Day, errors: list[int | None]) -> dict:
     """Return the plot of the answers 5xx."""
-    top = steps(max(filter(None, errors)))[-1]
+    total, top = sum(filter(None, errors)), steps(max(filter(None, errors), default=0))[-1]
     return plot(
-        day, "Answers 5xx", f"{sum(filter(None, errors)):,} in all",
+        day, "Answers 5xx", f"{total:,} in all" if total else "none",
         {"5xx": ("columns bad", errors, linear(errors, top))},
         [(0, "0"), (100, number(top))],
         lambda _, value: f"{value} answers 5xx",
@@ -246,9 +246,11 @@ def application(app: dict, history: dict, day: Day) -> dict:
     total, bins = of_day["total"], of_day["bins"]
     plots = []
     if total["count"]:
-        plots = [requests_plot(day, bins["count"]), durations_plot(day, bins)]
-    if total["answers_5xx"]:
-        plots.append(errors_plot(day, bins["answers_5xx"]))
+        plots = [
+            requests_plot(day, bins["count"]),
+            durations_plot(day, bins),
+            errors_plot(day, bins["answers_5xx"]),
+        ]
     table = [
         (day.span(place), number(count / day.seconds(place)), milliseconds(bins["p50_ms"][place]),
          milliseconds(bins["p99_ms"][place]), bins["answers_5xx"][place])
@@ -260,8 +262,8 @@ def application(app: dict, history: dict, day: Day) -> dict:
         "warns": app["maintenance"],
         "figures": [
             ("Requests", number(asked["per_second"]), "per second", False),
-            ("p50", milliseconds(asked["p50_ms"]), "half take less", False),
-            ("p99", milliseconds(asked["p99_ms"]), "1 in 100 takes more", False),
+            ("p50", milliseconds(asked["p50_ms"]), "median", False),
+            ("p99", milliseconds(asked["p99_ms"]), "slowest 1 %", False),
             ("5xx", asked["answers_5xx"], "answers", asked["answers_5xx"] > 0),
             ("Workers", f"{workers['alive']}/{workers['promised']}", "alive",
              workers["alive"] < workers["promised"]),
@@ -285,7 +287,7 @@ def bars(machine: dict) -> list[tuple[str, str, float]]:
     percent = round(100 * used / memory["total_mib"])
     found.append(("Memory", f"{percent} %", percent))
     if database:
-        text = f"{database['used']} of {database['allowed']}"
+        text = f"{database['used']}/{database['allowed']}"
         found.append(("Connections", text, round(100 * database["used"] / database["allowed"])))
     return found
 
