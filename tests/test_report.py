@@ -193,7 +193,7 @@ def host(**changes) -> dict:
     machine = {"uptime_seconds": 9000, "load": 0.5, "processors": 2, "certificates": [],
                "disks": [{"path": "/", "used_percent": 29, "free_mib": 741}],
                "memory": {"total_mib": 2000, "available_mib": 500}, "database": None,
-               "updates": None, "reboot_required": False, "backup": None,
+               "updates": None, "reboot_required": False, "backup": None, "alerts": None,
                "has_database": True}  # fmt: skip
     made = {"host": "vps", "machine": machine, "apps": [app], "history": history({50: 900})}
     app.update(changes.pop("app", {}))
@@ -244,7 +244,7 @@ def test_no_value_can_become_a_part_of_the_page():
     data["apps"] = {evil: data["apps"]["shop"]}
     names = {"app": evil, "release": evil, "version": evil, "releasing": evil}
     lines = {"backup": {"state": "bad", "said": evil}}
-    backup = {"checked": time.strftime("%Y-%m-%dT%H:%M:%SZ"), "lines": lines}
+    backup = {"checked": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "lines": lines}
     machine = {"backup": backup, "certificates": [{"app": evil, "days": 3}]}
     plain = page(host(history=history({50: 900}, data["machine"])), silent=["mail"])
     attacked = page(host(host=evil, history=data, app=names, machine=machine), silent=[evil])
@@ -314,11 +314,16 @@ def test_what_is_older_than_the_logs_is_drawn_as_unknown():
 
 
 def test_what_is_wrong_stands_on_top():
-    seen = page(host(app={"serves": False}), silent=["mail"])
+    lines = {"archive": {"state": "bad", "said": "the archive is behind."}}
+    backup = {"checked": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "lines": lines}
+    seen = page(host(app={"serves": False}, machine={"backup": backup}), silent=["mail"])
     top = seen.text.partition("the last 24 hours")[0]
     assert "Not everything serves as promised" in top
     assert "shop is down." in " ".join(top.split())
     assert "mail could not be asked." in " ".join(top.split())
+    assert "vps backup: RED, archive: the archive is behind." in " ".join(top.split())
+    assert write_report.RED.match("2 FIRING: DiskFull (/), AppDown (shop)")
+    assert not write_report.RED.match("none is firing")
     assert "Everything serves as promised" in page(host()).text
 
 

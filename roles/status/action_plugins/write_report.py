@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from markupsafe import Markup
 
 # What a figure above the plots shows already.
 IN_FIGURES = ("workers", "requests")
-RED = ("RED", "does not answer")
+RED = re.compile(r"RED|UNKNOWN|does not answer|\d+ FIRING")
 HISTORY = ("start", "now", "bin_seconds", "known_from", "apps", "machine")
 DASH = "\N{EN DASH}"
 TICK_HOURS = 6
@@ -302,7 +303,7 @@ def report_of(host: dict) -> dict:
         "apps": [application(app, history, day) for app in host["apps"]],
         "since": "" if day.known_from <= day.start else clock(day.known_from),
         "bars": bars(machine),
-        "rows": [(*row, row[1].startswith(RED)) for row in tell.machine_lines(machine)],
+        "rows": [(*row, bool(RED.match(row[1]))) for row in tell.machine_lines(machine)],
         "has_prometheus": seen is not None,
         "plots": [machine_plot(day, title, seen[name]) for name, title in MACHINE_PLOTS.items()
                   if any(value is not None for value in seen[name])] if seen else [],
@@ -320,11 +321,14 @@ def render(template: str, hosts: list[dict], silent: list[str], now: float, mana
     moment = time.localtime(now)
     reports = [report_of(host) for host in hosts]
     wrong = [(app["name"], app["wrong"]) for one in reports for app in one["apps"] if app["wrong"]]
+    red = [(one["name"], f"{name}: {text}") for one in reports for name, text, is_red in one["rows"]
+           if is_red]  # fmt: skip
     return environment.from_string(template).render(
         ansible_managed=managed,
         hosts=reports,
         silent=silent,
         wrong=wrong,
+        red=red,
         date=time.strftime("%A %d %B %Y", moment),
         clock=clock(now),
         zone=zone(now),
