@@ -42,6 +42,7 @@ class Browser:
         }
         made = self.send("POST", "", {"capabilities": {"alwaysMatch": options}})
         self.url += f"/{made['sessionId']}"
+        self.open("about:blank")  # its own first page asks for much
         return self
 
     def __exit__(self, *error):
