@@ -255,7 +255,7 @@ systemd-run --quiet --unit=day-prometheus prometheus --config.file=/run/day/prom
     --storage.tsdb.path=/run/day/data --storage.tsdb.retention.time=10d \
     --web.listen-address={PROMETHEUS}
 for _ in $(seq 100); do
-    curl --silent --fail http://{PROMETHEUS}/-/ready > /dev/null && exit
+    promtool query instant http://{PROMETHEUS} 1 > /dev/null 2>&1 && exit
     sleep 0.2
 done
 exit 1
