@@ -46,7 +46,8 @@ def parse_arguments():
 
 def use_tool(arguments):
     """Become a tool that works on test hosts."""
-    setup.prepare("tools", "containers", "machines")
+    rare = [group for scenario, group in setup.RARELY.items() if scenario in arguments.command]
+    setup.prepare("tools", "containers", "machines", *rare)
     environment = setup.environment()
     os.execvpe(arguments.command[0], arguments.command, environment)
 

@@ -3,6 +3,7 @@
 import importlib.machinery
 import importlib.util
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -75,6 +76,7 @@ def test_a_word_names_its_playbook_and_one_inventory():
         (["-l", "flask", "flask", "--version"], {"flask_app_run": "--version"}),
         (["begin-maintenance", "--message", "Noon"], {"nginx_maintenance_message": "Noon"}),
         (["status", "--json"], {"status_json": True}),
+        (["report", "--output", "/tmp/a b.html"], {"status_page": "/tmp/a b.html"}),  # noqa: S108
         (["--json", "doctor"], {"doctor_json": True}),
     ],
 )
@@ -92,6 +94,23 @@ def test_a_call_that_is_not_understood_ends_with_64(arguments):
     done = run(*arguments)
     assert done.returncode == 64
     assert "Fix: ./ops --help" in done.stderr
+
+
+def test_a_shell_can_complete_the_words(ops):
+    complete = 'compgen -W "$(./ops --words)" -- "$1"'
+    for begun, whole in (("re", {"releases", "report", "restart", "restore"}), ("", ops.WORDS)):
+        command = ["bash", "-c", complete, "bash", begun]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert set(done.stdout.split()) == {*whole}
+
+
+def test_the_page_of_operations_has_the_words_and_exit_codes_of_the_help(ops):
+    page = (ROOT / "docs/operations.md").read_text()
+    rows = [row.split(" | ")[0] for row in re.findall(r"^\| (.+)$", page, re.MULTILINE)]
+    assert {word for row in rows for word in re.findall(r"`([a-z-]+)`", row)} >= {*ops.WORDS}
+    codes = re.findall(r"^  ((?:\d+(?:, )?)+) ", ops.EXIT_CODES, re.MULTILINE)
+    assert len(codes) == 6
+    assert set(codes) <= set(rows)
 
 
 def test_every_variable_of_a_word_is_an_input_of_a_role(ops):

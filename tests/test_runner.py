@@ -301,3 +301,15 @@ def test_an_old_python_is_told_what_to_do():
     done = subprocess.run([sys.executable, "-c", old], capture_output=True, text=True)
     assert done.returncode == 1
     assert re.search(r"^Problem: .* is needed\.\nFix: .*make PYTHON=", done.stderr)
+
+
+@pytest.mark.parametrize(("exhaustive", "has_browser"), [(False, False), (True, True)])
+def test_only_who_tests_all_gets_a_browser(monkeypatch, exhaustive, has_browser):
+    groups = []
+    monkeypatch.setattr(setup, "prepare", lambda *names: groups.extend(names))
+    monkeypatch.setattr(setup, "need_root_without_questions", lambda: None)
+    monkeypatch.setattr(suite, "run", lambda checks: 0)
+    monkeypatch.setattr(suite, "quick_tests", list)
+    suite.test(exhaustive)
+    assert ("browser" in groups) is has_browser
+    assert {*setup.EVERYTHING} <= {*groups}

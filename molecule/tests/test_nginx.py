@@ -250,3 +250,11 @@ def test_a_killed_nginx_comes_back(host, site):
     time.sleep(3)
     assert host.check_output("cat /run/nginx.pid") != pid
     assert site.ask("/health/live").status == 200
+
+
+def test_its_log_is_rotated_and_written_on(host, site):
+    assert host.service("logrotate.timer").is_enabled
+    host.check_output("logrotate --force /etc/logrotate.d/nginx")
+    time.sleep(1)
+    assert site.ask("/health/live?rotated").status == 200
+    assert "/health/live?rotated" in host.check_output("cat /var/log/nginx/access.log")

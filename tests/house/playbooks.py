@@ -16,8 +16,8 @@ WIRING = {
     "tags",
     "vars",
 }
-# They only look: preflight refuses what it finds, doctor and status tell it.
-LOOKING = {"doctor", "preflight", "status"}
+# They only look: preflight refuses what it finds, doctor, status and report tell it.
+LOOKING = {"doctor", "preflight", "report", "status"}
 
 
 @rule

@@ -46,12 +46,19 @@ PACKAGES = {
     "app": {
         "/usr/lib/postgresql/*/bin/initdb": "postgresql",
     },
+    "browser": {
+        "chromedriver": "chromium-driver",
+        "chromium": "chromium",
+    },
 }
+# Needed by one scenario alone, which only `make test-all` runs.
+RARELY = {"docs": "pages", "ops": "browser"}
+# Who draws asks for "pictures".
+EVERYTHING = [group for group in PACKAGES if group not in {"pictures", *RARELY.values()}]
 # Where cgroups are mixed, molecule/hosts/containers.conf asks for this runtime.
 if not Path("/sys/fs/cgroup/cgroup.controllers").exists():
     PACKAGES["containers"]["runc"] = "runc"
 
-EVERYTHING = [group for group in PACKAGES if group != "pictures"]  # who draws asks for it
 APP_VENV = CACHE / "app-venv"
 LOG = CACHE / "setup.log"
 NETWORK_IS_DOWN = re.compile(

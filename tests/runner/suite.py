@@ -80,7 +80,7 @@ def check():
 
 def test(exhaustive):
     """Run everything; return the exit code."""
-    setup.prepare(*setup.EVERYTHING)
+    setup.prepare(*setup.EVERYTHING, *(setup.RARELY.values() if exhaustive else ()))
     setup.need_root_without_questions()
     return run([*linters(), *quick_tests(), *scenarios(exhaustive), *benchmarks(exhaustive)])
 

@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import re
+import signal
 import socket
 import ssl
 import subprocess
@@ -127,6 +128,17 @@ def test_an_application_that_is_down_fails_the_status(host, ops):
 
 def test_a_host_that_cannot_be_reached_is_told_by_4(ops):
     assert "UNREACHABLE" in ops("-l", "shop", "status", "--", "-e", "ansible_port=1", code=4)
+
+
+def test_an_interrupted_word_is_told_by_99_or_130(run_ops):
+    inventory = str(Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent)
+    command = ["env", "--default-signal=INT"]  # whoever starts tests with & ignores it
+    command += [str(PROJECT / "ops"), "-i", inventory, "-l", "blog", "logs", "--json"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, process_group=0, **quiet) as running:
+        time.sleep(1)
+        os.killpg(running.pid, signal.SIGINT)
+        assert running.wait(60) in (99, 130)
 
 
 def test_a_word_that_there_is_not_is_told_by_64(ops):
