@@ -2,10 +2,17 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from conftest import TABLE
+from hypothesis import find
+
+sys.path.append(str(Path(__file__).parents[3] / "tests"))
+
+from test_generated_inputs import WRONG, beyond, inputs, role_inputs
 
 testinfra_hosts = ["ansible://application"]
 
@@ -58,3 +65,43 @@ def test_every_managed_file_that_was_edited_is_mended_and_named(host, server, fa
     assert server.must(sums) == before
     assert seen.seconds < 5
     assert "changed=0" in playbook().stdout
+
+
+def wrong_types() -> dict[str, object]:
+    """Return a value of a wrong type for each input of each role that has a type to be wrong in."""
+    return {
+        param.values[1]: find(WRONG[kind], lambda _: True)
+        for param in inputs()
+        if (kind := param.values[2][param.values[1]]["type"]) in WRONG
+    }
+
+
+def numbers_out_of_bounds() -> dict[str, object]:
+    """Return a number that is too small or too large for each input that has bounds."""
+    found = {}
+    for param in inputs():
+        _, name, options = param.values
+        bounds = role_inputs.RANGE.search(str(options[name]["description"]))
+        if bounds:
+            number = find(beyond(float(bounds[1]), float(bounds[2])), lambda _: True)
+            found[name] = [number] if options[name]["type"] == "list" else number
+    return found
+
+
+@pytest.mark.parametrize("wrong", [wrong_types, numbers_out_of_bounds])
+def test_wrong_values_for_every_variable_reach_no_host(host, server, fault, playbook, wrong):
+    """tests/test_generated_inputs.py tries many values of each; here is one of each, at once."""
+    values = wrong()
+    assert len(values) > 50
+    server.must("touch /run/stamp")
+    what = wrong.__name__.replace("_", " ")
+    with fault(f"`site.yml` with {what} for all {len(values)} variables") as seen:
+        seen.begins()
+        done = playbook("--extra-vars", json.dumps(values))
+        seen.ends()
+    assert done.returncode != 0
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "changed=0" in done.stdout
+    changed = "find /etc /srv /usr /var/lib/slipway -xdev -newer /run/stamp ! -path '*/.ansible*'"
+    assert server.must(changed) == ""
+    assert seen.failed == []
