@@ -41,6 +41,7 @@ def test_the_running_limits_are_the_promised_ones(host, knob):
         "client_body_timeout": f"{knob('nginx_client_timeout_seconds', 15)}s",
         "keepalive_timeout": f"{knob('nginx_keepalive_seconds', 65)}s",
         "keepalive": knob("nginx_upstream_keepalive", 16),
+        r"server unix:\S+ max_fails=0": f"max_conns={knob('nginx_upstream_max_requests', 256)}",
         "proxy_connect_timeout": f"{knob('nginx_proxy_connect_timeout_seconds', 5)}s",
         "proxy_read_timeout": f"{knob('nginx_proxy_timeout_seconds', 65)}s",
         "expires": f"{knob('nginx_static_max_age_seconds', 3600)}s",

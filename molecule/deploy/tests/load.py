@@ -51,9 +51,10 @@ class Client(threading.Thread):
         if self.connection:
             self.connection.close()
 
-    def ask(self, method: str, path: str, body: str | None) -> Answer:
+    def ask(self, method: str, path: str, body: str | Callable[[], str] | None) -> Answer:
         """Send one request; an error is an answer too."""
         began = time.monotonic()
+        body = body() if callable(body) else body
         try:
             if self.connection is None:
                 self.connection = http.client.HTTPConnection(self.address, timeout=TIMEOUT_SECONDS)

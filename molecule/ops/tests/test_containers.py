@@ -33,6 +33,8 @@ RECIPE = [
 ]
 # On the server, but not in a container: its own socket, and what its knobs say of releases.
 ELSEWHERE = {"RELEASE", "bind", "control_socket", "umask", "post_worker_init"}
+# Nor does it replace a worker that calculates for ever.
+ELSEWHERE |= {"busy", "pre_request", "post_request", "replace_when_endless"}
 
 
 def podman(*arguments: str) -> str:

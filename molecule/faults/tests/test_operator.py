@@ -1,0 +1,107 @@
+"""People edit what is managed, and stop runs in the middle: the next run makes it whole."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import TABLE
+from hypothesis import find
+
+sys.path.append(str(Path(__file__).parents[3] / "tests"))
+
+from test_generated_inputs import WRONG, beyond, inputs, role_inputs
+
+testinfra_hosts = ["ansible://application"]
+
+PROJECT = Path(__file__).parents[3]
+# Whatever comes from a template says so in its head; a release's own copies are not among them:
+# each release is made anew.
+MANAGED = "grep -rlI --exclude-dir=proc '^[#/;<*! -]*Ansible managed' /etc /usr/local /var/lib"
+EDIT = "# somebody was here\n"
+
+
+def roles_of_site() -> list[str]:
+    """Return the roles that site.yml runs, each once."""
+    plays = yaml.safe_load((PROJECT / "site.yml").read_text())
+    imported = [PROJECT / play["ansible.builtin.import_playbook"] for play in plays]
+    roles = [
+        role["role"]
+        for playbook in imported
+        for play in yaml.safe_load(playbook.read_text())
+        for role in play.get("roles", [])
+    ]
+    return list(dict.fromkeys(roles))
+
+
+def test_runs_killed_in_every_role_need_no_help(host, site):
+    """prepare.yml has killed them; that the run after each went on is why this host serves."""
+    report = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"], "killed.json")
+    killed = json.loads(report.read_text())
+    assert sorted(killed) == sorted(roles_of_site())
+    assert site.ask("/health/ready").status == 200
+    saw = f"the first runs, killed in each of {len(killed)} roles, were gone on with by the next"
+    row = {"failed": "-", "seconds": "-", "lost": "-", "saw": saw}
+    TABLE.put("`site.yml` is killed (`kill -9`) in every role", row)
+
+
+def test_every_managed_file_that_was_edited_is_mended_and_named(host, server, fault, playbook):
+    files = server.must(MANAGED).split()
+    assert len(files) > 15
+    sums = f"sha256sum {' '.join(files)}"
+    before = server.must(sums)
+    with fault(f"all {len(files)} managed files are edited by hand, and `site.yml` run") as seen:
+        seen.begins()
+        for file in files:
+            server.must(f"printf '{EDIT.strip()}\\n' >> {file}")
+        assert server.must(sums) != before
+        done = playbook("--diff")
+        seen.ends()
+    assert done.returncode == 0, done.stdout
+    assert [file for file in files if file not in done.stdout] == []
+    assert done.stdout.count(f"-{EDIT.strip()}") == len(files)
+    assert server.must(sums) == before
+    assert seen.seconds < 5
+    assert "changed=0" in playbook().stdout
+
+
+def wrong_types() -> dict[str, object]:
+    """Return a value of a wrong type for each input of each role that has a type to be wrong in."""
+    return {
+        param.values[1]: find(WRONG[kind], lambda _: True)
+        for param in inputs()
+        if (kind := param.values[2][param.values[1]]["type"]) in WRONG
+    }
+
+
+def numbers_out_of_bounds() -> dict[str, object]:
+    """Return a number that is too small or too large for each input that has bounds."""
+    found = {}
+    for param in inputs():
+        _, name, options = param.values
+        bounds = role_inputs.RANGE.search(str(options[name]["description"]))
+        if bounds:
+            number = find(beyond(float(bounds[1]), float(bounds[2])), lambda _: True)
+            found[name] = [number] if options[name]["type"] == "list" else number
+    return found
+
+
+@pytest.mark.parametrize("wrong", [wrong_types, numbers_out_of_bounds])
+def test_wrong_values_for_every_variable_reach_no_host(host, server, fault, playbook, wrong):
+    """tests/test_generated_inputs.py tries many values of each; here is one of each, at once."""
+    values = wrong()
+    assert len(values) > 50
+    server.must("touch /run/stamp")
+    what = wrong.__name__.replace("_", " ")
+    with fault(f"`site.yml` with {what} for all {len(values)} variables") as seen:
+        seen.begins()
+        done = playbook("--extra-vars", json.dumps(values))
+        seen.ends()
+    assert done.returncode != 0
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "changed=0" in done.stdout
+    changed = "find /etc /srv /usr /var/lib/slipway -xdev -newer /run/stamp ! -path '*/.ansible*'"
+    assert server.must(changed) == ""
+    assert seen.failed == []
