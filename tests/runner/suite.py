@@ -16,7 +16,7 @@ LAST_LINES = 40
 # Molecule cleans up after a failure; what came before this line is the cause.
 MOLECULE_GAVE_UP = "An error occurred during the test sequence"
 # Scenarios which only `make test-all` runs.
-EXHAUSTIVE = ("backup", "ops", "security")
+EXHAUSTIVE = ("backup", "ops", "security", "upgrade")
 SLOWEST = "vm"
 # Molecule would draw a frame around pytest's output, and wrap its lines.
 PLAIN_OUTPUT = {"MOLECULE_COMMAND_BORDERS": "false", "NO_COLOR": "1"}
