@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "roles/backup/files"))
 
-from slipway_backup import common, drill, restore, watch
+from slipway_backup import common, drill, restore, upgrade, watch
 
 SETTINGS = common.Settings(
     version=15,
@@ -158,7 +158,8 @@ def test_an_error_of_pgbackrest_gets_its_meaning_and_a_fix(said, meaning):
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
     """Return the folder of a cluster, with nothing around it that runs."""
-    data = tmp_path / "main"
+    data = tmp_path / "15/main"
+    data.parent.mkdir()
     monkeypatch.setattr(common.Settings, "data", property(lambda self: data))
     monkeypatch.setattr(common, "STATE", tmp_path / "state")
     monkeypatch.setattr(common, "run", lambda *arguments, **options: "")
@@ -205,6 +206,12 @@ def test_what_is_kept_aside_is_not_removed_while_a_restore_is_not_over(cluster, 
         restore.remove_replaced(SETTINGS)
     common.record("restore.json", {"step": "done"})
     assert restore.remove_replaced(SETTINGS) == [f"removed {aside}"]
+
+
+def test_what_a_restore_has_kept_aside_is_found_after_an_upgrade(cluster):
+    aside = cluster.parents[1] / "13" / "main.replaced-20261122T000000Z"
+    aside.mkdir(parents=True)
+    assert restore.replaced(SETTINGS) == [aside]
 
 
 def test_a_backup_of_an_abandoned_time_line_is_not_the_latest(monkeypatch):
@@ -287,3 +294,49 @@ def test_only_the_log_of_the_same_cluster_comes_along(cluster, monkeypatch, tmp_
     (tmp_path / "old").rename(cluster)
     restore.take_along(SETTINGS, tmp_path / "new")
     assert copied == [f"{1:024X}"]
+
+
+def test_a_backup_of_before_an_upgrade_is_not_restored_into_the_new_version():
+    old, new = backup_of(30, "old"), backup_of(1, "new")
+    old["database"]["id"], new["database"]["id"] = 1, 2
+    of_each = [{"repo-key": 1, "id": number, "system-id": 7000 + number} for number in (1, 2)]
+    assert common.backups({"backup": [old, new], "db": of_each}) == [new]
+    assert common.backups({"backup": [old], "db": of_each[:1]}) == [old]
+
+
+@pytest.mark.parametrize(
+    ("files", "is_empty"),
+    [
+        (["1/1259", "1/2619_fsm", "5/PG_VERSION"], True),
+        (["1/1259", "5/16390"], False),  # a table in the database postgres
+        (["1/1259", "16384/1259"], False),  # a database of its own
+        ([], False),  # nobody knows
+    ],
+)
+def test_a_cluster_is_taken_for_empty_only_if_it_holds_nothing(tmp_path, files, is_empty):
+    for name in files:
+        path = tmp_path / "base" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert upgrade.is_empty(tmp_path) == is_empty
+
+
+def test_the_version_is_written_where_the_role_writes_it(tmp_path, monkeypatch):
+    settings, conf = tmp_path / "settings.json", tmp_path / "pgbackrest.conf"
+    settings.write_text('{\n    "full_days": 15,\n    "version": 15\n}\n')
+    conf.write_text("repo1-path=/srv/15\n\n[main]\npg1-path=/var/lib/postgresql/15/main\n")
+    settings.chmod(0o600)
+    conf.chmod(0o640)
+    monkeypatch.setattr(common, "SETTINGS", settings)
+    monkeypatch.setattr(upgrade, "PGBACKREST", conf)
+    assert upgrade.write_settings(SETTINGS, 17).version == 17
+    assert settings.read_text() == '{\n    "full_days": 15,\n    "version": 17\n}\n'
+    assert conf.read_text().endswith(
+        "repo1-path=/srv/15\n\n[main]\npg1-path=/var/lib/postgresql/17/main\n"
+    )
+    assert (settings.stat().st_mode & 0o777, conf.stat().st_mode & 0o777) == (0o600, 0o640)
+
+
+def test_the_rows_that_going_back_loses_are_counted():
+    measured = {"webapp": {"revision": "a", "rows": {"public.users": 3, "other.users": 4}}}
+    assert upgrade.counted(measured) == {"webapp users": 3, "webapp other.users": 4}

@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pwd
+import re
 import shutil
 import socket
 import struct
@@ -119,6 +120,16 @@ def home_of(user: str) -> str:
         return ""
 
 
+def clusters() -> list[dict]:
+    """Return version, name and port of each PostgreSQL cluster of Debian's."""
+    found = []
+    for path in sorted(Path("/etc/postgresql").glob("*/*/postgresql.conf")):
+        port = re.search(r"^\s*port\s*=\s*(\d+)", path.read_text(errors="replace"), re.MULTILINE)
+        where = {"version": path.parts[-3], "name": path.parts[-2]}
+        found.append({**where, "port": int(port[1]) if port else 5432})
+    return found
+
+
 def main() -> None:
     """Answer with what was seen; nothing is judged here."""
     module = AnsibleModule(
@@ -130,7 +141,6 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    clusters = [path for path in Path("/etc/postgresql").glob("*/*") if path.is_dir()]
     module.exit_json(
         changed=False,
         apt_user=wait_for_apt(module.params["apt_wait_seconds"]),
@@ -143,7 +153,7 @@ def main() -> None:
         },
         listeners=listeners(module.params["ports"]),
         home=home_of(module.params["user"]),
-        postgresql_versions=sorted({path.parent.name for path in clusters}),
+        postgresql_clusters=clusters(),
     )
 
 

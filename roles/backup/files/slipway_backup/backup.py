@@ -57,7 +57,7 @@ def must_not_begin_anew(settings: Settings) -> None:
     :raises BackupError: where that is so.
     """
     known = common.read("backup.json").get("repositories", [])
-    there = {one["database"]["repo-key"] for one in common.backups(common.info())}
+    there = {one["database"]["repo-key"] for one in common.info().get("backup", [])}
     for repository in settings.repositories:
         if repository["restic"] in known and repository["number"] not in there:
             raise common.problem(

@@ -147,8 +147,19 @@ def info(repository: int = 0) -> dict:
 
 
 def backups(stanza: dict) -> list[dict]:
-    """List the backups, the oldest first."""
-    return sorted(stanza.get("backup", []), key=lambda one: one["timestamp"]["stop"])
+    """List the backups of the cluster that serves, the oldest first.
+
+    Those of before an upgrade stay in the repository, for a PostgreSQL of that version.
+    """
+    clusters = {(one["repo-key"], one.get("id")): one["system-id"] for one in stanza.get("db", [])}
+    now = owners(stanza)
+    ours = [
+        one
+        for one in stanza.get("backup", [])
+        for key in [(one["database"]["repo-key"], one["database"].get("id"))]
+        if clusters.get(key) == now.get(key[0])
+    ]
+    return sorted(ours, key=lambda one: one["timestamp"]["stop"])
 
 
 def owners(stanza: dict) -> dict[int, int]:

@@ -525,8 +525,13 @@ def parse_snapshot(text: str) -> float:
     return datetime.fromisoformat(re.sub(r"\.\d+", "", text).replace("Z", "+00:00")).timestamp()
 
 
+def replaced(settings: Settings) -> list[Path]:
+    """List the clusters that restores have kept aside, also those of an earlier version."""
+    return sorted(settings.data.parents[1].glob("*/main.replaced-*"))
+
+
 def remove_replaced(settings: Settings) -> list[str]:
-    """Delete the clusters that were kept aside; return them.
+    """Delete the clusters that restores have kept aside; return them.
 
     :raises BackupError: while a restore needs one, or was interrupted.
     """
@@ -538,7 +543,7 @@ def remove_replaced(settings: Settings) -> list[str]:
                 "to remove what it kept aside once it is over.",
                 "run the same restore again.",
             )
-        aside = sorted(settings.data.parent.glob("main.replaced-*"))
+        aside = replaced(settings)
         for path in aside:
             shutil.rmtree(path)
     return [f"removed {path}" for path in aside]

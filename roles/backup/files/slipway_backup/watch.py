@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from slipway_backup import common
+from slipway_backup import common, restore, upgrade
 from slipway_backup.common import BackupError, Settings, psql
 
 HINT = "journalctl --unit=slipway-backup --lines=30"
@@ -134,13 +134,19 @@ def check(settings: Settings) -> int:
             lines["repository"] = ("bad", "it holds the backups of another cluster.", fix)
     lines["archive"] = judge_archive(settings, archive)
     lines["drill"] = judge_drill(settings, drill, oldest, is_busy)
-    restore = common.read("restore.json")
-    if restore.get("step", "done") != "done" and not is_busy:
-        said = f"a restore was interrupted ({restore['step']})."
+    restored = common.read("restore.json")
+    if restored.get("step", "done") != "done" and not is_busy:
+        said = f"a restore was interrupted ({restored['step']})."
         lines["restore"] = ("bad", said, "run the same restore again.")
-    aside = sorted(settings.data.parent.glob("main.replaced-*"))
+    upgraded = common.read("upgrade.json")
+    if upgraded.get("step", "done") != "done" and not is_busy:
+        said = f"an upgrade of PostgreSQL was interrupted ({upgraded['step']})."
+        lines["upgrade"] = ("bad", said, "run it again: ./ops upgrade-database.")
+    aside = [path.name for path in restore.replaced(settings)]
+    if cluster := upgrade.kept(settings):
+        aside.append(f"{cluster.version}/main")
     if aside:
-        said = f"kept aside: {', '.join(path.name for path in aside)}."
+        said = f"kept aside: {', '.join(aside)}."
         lines["replaced"] = ("warn", said, "slipway-backup remove-replaced, once all is well.")
     only_here = all(repository["path"] for repository in settings.repositories)
     state = max((line[0] for line in lines.values()), key=("ok", "warn", "bad").index)
