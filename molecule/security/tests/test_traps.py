@@ -1,5 +1,7 @@
 """What an application that was broken into leaves behind, for those with more rights to step on."""
 
+import json
+
 import pytest
 
 testinfra_hosts = ["ansible://application"]
@@ -13,11 +15,9 @@ TRAPS = {
     "a view in the place of a table": RISE
     + """ALTER TABLE alembic_version RENAME TO aside;
     CREATE VIEW alembic_version AS SELECT rise() AS version_num;""",
-    "functions that fit better than PostgreSQL's own": RISE
+    "a function that fits better than PostgreSQL's own": RISE
     + """CREATE FUNCTION format(text, name, name) RETURNS text LANGUAGE sql
-        AS $$ SELECT rise() || pg_catalog.format($1, $2, $3) $$;
-    CREATE FUNCTION string_agg(varchar, unknown) RETURNS text LANGUAGE sql
-        AS $$ SELECT rise() $$;""",
+        AS $$ SELECT rise() || pg_catalog.format($1, $2, $3) $$;""",
     "a type that is cast by a function": RISE
     + """ALTER TABLE alembic_version RENAME TO aside;
     CREATE TYPE trap AS ENUM ('x');
@@ -37,9 +37,44 @@ IF to_regclass('public.aside') IS NOT NULL THEN
     ALTER TABLE public.aside RENAME TO alembic_version;
 END IF; END $$;
 DROP TYPE IF EXISTS public.trap CASCADE;
-DROP FUNCTION IF EXISTS public.format(text, name, name), public.string_agg(varchar, unknown),
-    public.to_regclass(text), public.rise();
+DROP FUNCTION IF EXISTS public.format(text, name, name), public.to_regclass(text),
+    public.rise();
 ALTER ROLE webapp NOSUPERUSER;"""
+
+# A package whose build writes what it should not, and leaves something running.
+PACKAGE = {
+    "pyproject.toml": """
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+[project]
+name = "trap"
+version = "1"
+""",
+    "backend.py": """
+import contextlib
+import os
+import zipfile
+
+WHEEL = "Wheel-Version: 1.0\\nGenerator: x\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"
+METADATA = "Metadata-Version: 2.1\\nName: trap\\nVersion: 1\\n"
+FILES = {"METADATA": METADATA, "WHEEL": WHEEL, "RECORD": ""}
+
+
+def build_wheel(folder, *_):
+    with contextlib.suppress(OSError):
+        open("/var/lib/webapp/built", "w").close()
+    if os.fork() == 0:
+        os.closerange(0, 256)
+        os.setsid()
+        os.execvp("sleep", ["sleep", "600"])
+    with zipfile.ZipFile(os.path.join(folder, "trap-1-py3-none-any.whl"), "w") as wheel:
+        for name, text in FILES.items():
+            wheel.writestr(f"trap-1.dist-info/{name}", text)
+    return "trap-1-py3-none-any.whl"
+""",
+}
 
 
 @pytest.fixture
@@ -80,6 +115,7 @@ def test_a_restore_follows_no_link_of_an_application(host, as_application, back_
         assert host.file(f"{STATE}/trap/link").linked_to == f"{STATE}/trap/trap.sh"
     finally:
         host.check_output(f"rm -rf {STATE}/trap /etc/profile.d/trap.sh /etc/profile.d/link")
+        host.check_output("systemctl start slipway-backup")  # a restore has begun one
         host.check_output("slipway-backup remove-replaced")
 
 
@@ -94,3 +130,20 @@ def test_a_drill_makes_nothing_in_a_folder_of_postgres(host):
     assert host.check_output(
         "systemctl start slipway-drill; systemctl show --property=Result --value slipway-drill"
     ) == "success"  # fmt: skip
+
+
+def test_a_package_that_is_built_writes_nothing_else_and_leaves_nothing_running(host, playbook):
+    host.check_output("mkdir -p /opt/trap")
+    for name, text in PACKAGE.items():
+        host.check_output("printf %%s %s > %s", text, f"/opt/trap/{name}")
+    wanted = {"flask_app_extra_requirements": ["trap @ file:///opt/trap"]}
+    try:
+        done = playbook("--tags", "flask_app", "--extra-vars", json.dumps(wanted))
+        assert done.returncode == 0, done.stdout
+        assert host.run("ls -d /srv/webapp/current/venv/lib/python*/*/trap-1.dist-info").rc == 0
+        assert not host.file("/var/lib/webapp/built").exists
+        assert host.run("pgrep --uid webapp sleep").stdout == ""
+    finally:
+        host.run("pkill --uid webapp sleep")
+        host.check_output("rm -rf /opt/trap /var/lib/webapp/built")
+        assert playbook("--tags", "flask_app").returncode == 0
