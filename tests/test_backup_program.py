@@ -282,8 +282,13 @@ def test_the_repository_whose_newest_backup_is_oldest_is_judged():
 
 def test_only_the_log_of_the_same_cluster_comes_along(cluster, monkeypatch, tmp_path):
     copied = []
-    monkeypatch.setattr(common, "as_postgres", lambda *_: "Database system identifier:   77\n")
-    monkeypatch.setattr(common, "run", lambda command, **_: copied.append(Path(command[2]).name))
+
+    def as_postgres(command):
+        if command[0] == "cp":
+            copied.append(Path(command[2]).name)
+        return "Database system identifier:   77\n"
+
+    monkeypatch.setattr(common, "as_postgres", as_postgres)
     log = tmp_path / "old/pg_wal"
     (log / "archive_status").mkdir(parents=True)
     for number, owner in ((1, 77), (2, 78), (3, 77)):
@@ -340,3 +345,16 @@ def test_the_version_is_written_where_the_role_writes_it(tmp_path, monkeypatch):
 def test_the_rows_that_going_back_loses_are_counted():
     measured = {"webapp": {"revision": "a", "rows": {"public.users": 3, "other.users": 4}}}
     assert upgrade.counted(measured) == {"webapp users": 3, "webapp other.users": 4}
+
+
+def test_only_roots_own_folders_are_restored_with_the_rights_of_root(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "uploads").symlink_to(tmp_path / "disk")
+    shop = {"name": "shop", "folders": ["/etc/shop", "/var/lib/shop", str(tmp_path / "uploads")]}
+    settings = dataclasses.replace(SETTINGS, applications=[shop])
+    for path in ("/etc/shop", "/var/lib/slipway/backup/measured"):
+        assert restore.writer(settings, path) == "root"
+    for path in ("/var/lib/shop", str(tmp_path / "uploads"), str(tmp_path / "disk")):
+        assert restore.writer(settings, path) == "shop"
+    for path in ("/etc", "/etc/shop/sub", "/root", "/var/lib/other"):
+        assert restore.writer(settings, path) == ""

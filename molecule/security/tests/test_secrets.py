@@ -1,5 +1,6 @@
 """No secret gets out: not by what Ansible prints, nor by anything that another user can read."""
 
+import json
 import re
 import subprocess
 
@@ -11,9 +12,12 @@ testinfra_hosts = ["ansible://application"]
 @pytest.fixture(scope="module")
 def secrets(host) -> dict[str, str]:
     """Return every secret of the host: what was made there, and what the operator brought."""
+    settings = json.loads(host.file("/etc/slipway/backup/settings.json").content_string)
     found = {
         "secret key": host.check_output("cat /etc/webapp/secret_key"),
         "from the vault": host.check_output("sed -n 's/^API_TOKEN=//p' /etc/webapp/environment"),
+        "of backups": host.check_output("cat %s", settings["repositories"][0]["password_file"]),
+        "of the certificate": host.check_output("sed -n 2p /etc/slipway/tls/webapp/privkey.pem"),
     }
     found = {name: secret.strip('"') for name, secret in found.items()}
     assert all(len(secret) >= 40 for secret in found.values())
@@ -42,7 +46,7 @@ def talkative_run(host, playbook):
 
 def test_the_application_has_them(host, secrets, release):
     environment = host.file(f"/srv/webapp/releases/{release}/environment").content_string
-    assert all(secret in environment for secret in secrets.values())
+    assert all(secrets[name] in environment for name in ("secret key", "from the vault"))
 
 
 def test_ansible_prints_none_however_much_it_is_asked(talkative_run, secrets):
@@ -76,7 +80,8 @@ def test_nobody_else_reads_one_from_a_process_or_a_file(host, talkative_run, sec
 
 def test_root_would_find_them_there(host, secrets):
     """Without this, the search above could be one that finds nothing."""
-    search = "grep -rl -F -e %s /srv/webapp/releases /etc/webapp"
+    places = "/srv/webapp/releases /etc/webapp /var/backups/slipway /etc/letsencrypt"
+    search = f"grep -rl -F -e %s {places}"
     for secret in secrets.values():
         assert host.check_output(search, secret)
 

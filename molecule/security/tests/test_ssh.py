@@ -118,6 +118,20 @@ def test_a_good_password_does_not_let_anybody_in(host, address, user, tmp_path):
     assert "Permission denied (publickey)." in asked.stderr
 
 
+@pytest.mark.parametrize("user", ["webapp", "postgres"])
+def test_a_service_that_gives_itself_a_key_opens_no_way_in(host, address, user):
+    """Its shell would refuse it, but a tunnel needs no shell, and no sandbox holds it."""
+    home, key = host.user(user).home, (CACHE / "id_ed25519.pub").read_text().strip()
+    give = f"umask 077; mkdir {home}/.ssh && echo '{key}' > {home}/.ssh/authorized_keys"
+    host.check_output("runuser --user=%s -- sh -c %s", user, give)
+    try:
+        greeting = log_in(address, user, "", "-N", "-W", "127.0.0.1:22")
+    finally:
+        host.check_output("rm -r %s/.ssh", home)
+    assert greeting.stdout == ""
+    assert "Permission denied (publickey)." in greeting.stderr
+
+
 def test_settings_that_lock_out_are_undone_at_once_and_told(host, address, inventory):
     before = host.file(SETTINGS).content_string
     code, said = ended(play(inventory, "--tags=ssh", *LOCKED))

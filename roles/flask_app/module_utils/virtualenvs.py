@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import shutil
+import tempfile
 import time
 import urllib.parse
 import urllib.request
@@ -17,6 +18,28 @@ from pathlib import Path
 from ansible.module_utils.releases import Application, ReleaseError, run, text_hash
 
 TRIES = 3
+
+# What a build may: packages bring code of their own that runs in it.
+BUILD = {
+    "CapabilityBoundingSet": "",
+    "LockPersonality": "yes",
+    "NoNewPrivileges": "yes",
+    "PrivateDevices": "yes",
+    "PrivateTmp": "yes",
+    "ProtectClock": "yes",
+    "ProtectControlGroups": "yes",
+    "ProtectHome": "yes",
+    "ProtectHostname": "yes",
+    "ProtectKernelLogs": "yes",
+    "ProtectKernelModules": "yes",
+    "ProtectKernelTunables": "yes",
+    "ProtectProc": "invisible",
+    "ProtectSystem": "strict",
+    "RestrictAddressFamilies": "AF_INET AF_INET6 AF_NETLINK AF_UNIX",
+    "RestrictNamespaces": "yes",
+    "RestrictRealtime": "yes",
+    "RestrictSUIDSGID": "yes",
+}
 
 
 def fetch(url: str) -> bytes:
@@ -119,10 +142,39 @@ def is_project(requirements: Path) -> bool:
     return is_pyproject and "[build-system]" in requirements.read_text().splitlines()
 
 
+def run_build(
+    app: Application, command: list[str], virtualenv: Path, environment: dict[str, str]
+) -> None:
+    """Run a command of a build as the application: it writes its cache and the virtualenv only.
+
+    Whatever it has left running ends with it. It has the network, which its index is in.
+
+    :raises ReleaseError: where it fails.
+    """
+    settings = {
+        "User": app.name,
+        "Group": app.name,
+        "WorkingDirectory": app.cache,
+        "ReadWritePaths": f"{app.cache} {virtualenv}",
+        **BUILD,
+    }
+    properties = [f"--property={key}={value}" for key, value in settings.items()]
+    wait = ["systemd-run", "--quiet", "--collect", "--pipe", "--wait"]
+    unit = f"--unit=slipway-build-{app.name}-{time.time_ns()}"
+    # In a file: an index or a proxy may have a password, and systemd tells variables to everybody.
+    with tempfile.NamedTemporaryFile("w", dir="/run", prefix="slipway-build-") as file:
+        for key, value in {**os.environ, **environment}.items():
+            quoted = re.sub(r'([\\"$`])', r"\\\1", value)
+            file.write(f'{key}="{quoted}"\n')
+        file.flush()
+        variables = f"--property=EnvironmentFile={file.name}"
+        words = [word.replace("$", "$$") for word in command]
+        run([*wait, unit, *properties, variables, *words], shown=" ".join(command))
+
+
 def fill(app: Application, requirements: Path, virtualenv: Path, settings: dict) -> None:
     """Make the virtualenv and install what the requirements, and the inventory, name."""
     environment = {
-        **os.environ,
         "HOME": str(app.cache),
         "UV_CACHE_DIR": str(app.cache / "uv"),
         "UV_DEFAULT_INDEX": settings["package_index"],
@@ -131,47 +183,49 @@ def fill(app: Application, requirements: Path, virtualenv: Path, settings: dict)
         "UV_PYTHON_DOWNLOADS": "never",
         "UV_SYSTEM_CERTS": "1",
     }
-    as_owner = app.as_owner(env=environment)
     uv = [settings["uv"], "--quiet"]
     python = ["--python", str(virtualenv / "bin/python")]
     binary = ["--no-binary", "psycopg2-binary"] if settings["psycopg2"] == "source" else []
     flags = ["--compile-bytecode", *python, *binary]
 
+    def build(command: list[str]) -> None:
+        run_build(app, command, virtualenv, environment)
+
     def install(*arguments: str) -> None:
-        run([*uv, "pip", "install", *flags, *arguments], **as_owner)
+        build([*uv, "pip", "install", *flags, *arguments])
 
     def sync(lock: Path) -> None:
         hashes = ["--require-hashes"] if "--hash=" in lock.read_text() else []
-        run([*uv, "pip", "sync", *flags, *hashes, str(lock)], **as_owner)
+        build([*uv, "pip", "sync", *flags, *hashes, str(lock)])
 
     new = ["venv", "--allow-existing", "--relocatable", "--python", settings["python"]]
-    run([*uv, *new, str(virtualenv)], **as_owner)
+    build([*uv, *new, str(virtualenv)])
     with_hashes = requirements.suffix == ".txt" and "--hash=" in requirements.read_text()
     if with_hashes or requirements.name.startswith("pylock."):
         sync(requirements)
     elif requirements.suffix == ".txt":
         install("--requirement", str(requirements))
     else:
-        install_project(app, requirements, uv, as_owner, install, sync)
+        install_project(app, requirements, uv, build, install, sync)
     if settings["extra_requirements"]:
         install(*settings["extra_requirements"])
     if not (virtualenv / "bin/gunicorn").exists():
         install(settings["gunicorn"])
 
 
-def install_project(app, requirements: Path, uv: list, as_owner: dict, install, sync) -> None:
+def install_project(app, requirements: Path, uv: list, build, install, sync) -> None:
     """Install a project by its pyproject.toml or setup.py, and by its uv.lock if it has one.
 
     Building writes into the source; so a copy that belongs to the application is built.
     """
     copy = app.cache / "project"
     shutil.rmtree(copy, ignore_errors=True)
-    run(["cp", "--recursive", str(requirements.parent), str(copy)], **as_owner)
+    build(["cp", "--recursive", str(requirements.parent), str(copy)])
     try:
         if (copy / "uv.lock").exists():
             lock = copy / "locked.txt"
             export = ["export", "--frozen", "--no-dev", "--no-emit-project", "--project", str(copy)]
-            run([*uv, *export, "--output-file", str(lock)], **as_owner)
+            build([*uv, *export, "--output-file", str(lock)])
             sync(lock)
             if is_project(requirements):
                 install("--no-deps", str(copy))

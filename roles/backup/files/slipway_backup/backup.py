@@ -14,6 +14,7 @@ from pathlib import Path
 from slipway_backup import common
 from slipway_backup.common import STATE, BackupError, Settings, pgbackrest, psql
 
+MEASURED = STATE / "measured"
 POINT = re.compile(r"[a-z][a-z0-9-]{0,38}")
 KEPT_MEASURES = 60
 SPARE_BYTES = 512 * 2**20  # on the disk that PostgreSQL writes to
@@ -162,20 +163,16 @@ def measured_at_a_point(label: str) -> str:
     before = common.measure()
     lsn = psql(f"SELECT pg_create_restore_point('{name}')")
     after = common.measure()
-    folder = STATE / "measured"
-    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    MEASURED.mkdir(mode=0o755, parents=True, exist_ok=True)
     facts = {"point": name, "lsn": lsn, "before": before, "after": after}
     common.record(f"measured/{label}.json", facts)
-    for old in sorted(folder.glob("*.json"))[:-KEPT_MEASURES]:
+    for old in sorted(MEASURED.glob("*.json"))[:-KEPT_MEASURES]:
         old.unlink()
     return name
 
 
-def restic(repository: dict, *command: str, **options) -> str:
-    """Run restic on one repository.
-
-    :raises BackupError: where it fails.
-    """
+def restic_environment(repository: dict) -> dict[str, str]:
+    """Return the variables with which restic reaches a repository."""
     environment = {
         **os.environ,
         **repository["environment"],
@@ -185,13 +182,19 @@ def restic(repository: dict, *command: str, **options) -> str:
         "GOMAXPROCS": "1",
     }
     secret = Path(repository["environment_file"])
-    if secret.exists():
-        environment |= json.loads(secret.read_text())
+    return environment | (json.loads(secret.read_text()) if secret.exists() else {})
+
+
+def restic(repository: dict, *command: str, **options) -> str:
+    """Run restic on one repository.
+
+    :raises BackupError: where it fails.
+    """
     try:
         return common.run(
             ["restic", "--quiet", *command],
             shown=f"restic {command[0]}",
-            env=environment,
+            env=restic_environment(repository),
             **options,
         )
     except BackupError as error:
@@ -202,7 +205,7 @@ def restic(repository: dict, *command: str, **options) -> str:
 
 def back_up_files(settings: Settings, repository: dict) -> None:
     """Back up the folders of the applications, and what was measured of the databases."""
-    folders = [str(STATE / "measured")]
+    folders = [str(MEASURED)]
     folders += [path for app in settings.applications for path in app["folders"]]
     # Of a link restic would keep the link alone.
     there = [str(Path(path).resolve()) for path in folders if Path(path).exists()]

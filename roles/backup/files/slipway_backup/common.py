@@ -167,19 +167,27 @@ def owners(stanza: dict) -> dict[int, int]:
     return {one["repo-key"]: one["system-id"] for one in stanza.get("db", [])}
 
 
+# In a database that is an application's, its functions and views must not run with the rights of
+# the superuser who asks: names are those of PostgreSQL itself, and a view is not read.
+SAFELY = "-c search_path=pg_catalog -c restrict_nonsystem_relation_kind=view,foreign-table"
+
+
 def psql(query: str, database: str = "postgres", socket: str = "/run/postgresql") -> str:
     """Ask PostgreSQL as its superuser."""
     command = ["psql", "--no-psqlrc", "--tuples-only", "--no-align", "--quiet"]
     command += ["--set=ON_ERROR_STOP=1", f"--host={socket}", f"--dbname={database}"]
-    environment = {**os.environ, "PGOPTIONS": "-c statement_timeout=0", "PGCONNECT_TIMEOUT": "10"}
+    options = f"{SAFELY} -c statement_timeout=0"
+    environment = {**os.environ, "PGOPTIONS": options, "PGCONNECT_TIMEOUT": "10"}
     command += ["--command", query]
     return as_postgres(command, shown=f"psql {database}", env=environment).strip()
 
 
 DATABASES = """SELECT datname FROM pg_database
     WHERE datallowconn AND datname NOT IN ('postgres', 'template1') ORDER BY 1"""
-HAS_REVISION = "SELECT to_regclass('public.alembic_version') IS NOT NULL"
-REVISION = "SELECT string_agg(version_num, ',' ORDER BY version_num) FROM alembic_version"
+HAS_REVISION = """SELECT count(*) FROM pg_class
+    WHERE oid = to_regclass('public.alembic_version') AND relkind = 'r'"""
+# Without a function or a cast: of an application's type these might be the application's own.
+REVISION = "SELECT version_num FROM ONLY public.alembic_version"
 # One statement sees all tables at the same moment.
 ROWS = """SELECT coalesce(json_object_agg(format('%I.%I', n.nspname, c.relname),
     (xpath('/row/n/text()', query_to_xml(
@@ -194,9 +202,10 @@ def measure(socket: str = "/run/postgresql") -> dict:
     """Return revision and rows of each table of each database; every row is read for that."""
     found = {}
     for database in psql(DATABASES, socket=socket).splitlines():
-        known = psql(HAS_REVISION, database, socket) == "t"
+        known = psql(HAS_REVISION, database, socket) == "1"
+        revisions = psql(REVISION, database, socket).split() if known else []
         found[database] = {
-            "revision": psql(REVISION, database, socket) if known else "",
+            "revision": ",".join(sorted(revisions)),
             "rows": json.loads(psql(ROWS, database, socket)),
         }
     return found

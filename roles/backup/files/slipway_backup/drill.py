@@ -69,9 +69,9 @@ def prove(settings: Settings, repository: dict) -> dict:
     measured = common.read(f"measured/{facts['label']}.json")
     SCRATCH.mkdir(parents=True)
     need_space(SCRATCH, facts["size_bytes"])
-    data = SCRATCH / "data"
-    data.mkdir(mode=0o700)
-    for path in (SCRATCH, data):
+    data, tablespaces = SCRATCH / "data", SCRATCH / "tablespaces"
+    for path in (data, tablespaces):  # the folder above stays root's, so that none is exchanged
+        path.mkdir(mode=0o700)
         shutil.chown(path, "postgres", "postgres")
     target = ["--type=name", f"--target={measured['point']}"] if measured else ["--type=immediate"]
     began = time.time()
@@ -79,7 +79,7 @@ def prove(settings: Settings, repository: dict) -> dict:
     options += ["--target-timeline=current"]  # that of the backup, not of a restore since
     pgbackrest(
         "restore", *options, *target, "--target-action=promote", "--archive-mode=off",
-        "--tablespace-map-all=" + str(SCRATCH / "tablespaces"),
+        f"--tablespace-map-all={tablespaces}",
     )  # fmt: skip
     server = Server(settings, data, SCRATCH / "room", **SMALL)
     try:

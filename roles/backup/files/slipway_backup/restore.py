@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -279,8 +281,8 @@ def fetch(settings: Settings, chosen: Plan) -> None:
     shutil.rmtree(place, ignore_errors=True)
     need_space(settings.data.parent, chosen.size_bytes)
     common.record(JOURNAL, {"step": "fetching", "started": common.now()})
-    place.mkdir(mode=0o700)
-    shutil.chown(place, "postgres", "postgres")
+    # By its own user: in a folder of that user's, what root makes might be another thing by then.
+    common.as_postgres(["mkdir", "--mode=0700", str(place)])
     pgbackrest(
         "restore",
         f"--repo={chosen.repository}",
@@ -358,7 +360,7 @@ def take_along(settings: Settings, new: Path) -> None:
         with segment.open("rb") as file:
             (owner,) = struct.unpack("=Q", file.read(32)[24:].ljust(8, b"\0"))
         if owner == system:
-            common.run(["cp", "--archive", str(segment), str(new / "pg_wal")])
+            common.as_postgres(["cp", "--archive", str(segment), str(new / "pg_wal")])
 
 
 def stop_postgresql(settings: Settings) -> None:
@@ -484,12 +486,26 @@ def repository_of(settings: Settings, chosen: Plan) -> dict:
 
 
 def restore_files(settings: Settings, chosen: Plan) -> None:
-    """Bring back the folders of the applications; their owner is who has that name here."""
-    backup.restic(repository_of(settings, chosen), "restore", chosen.snapshot, "--target=/")
+    """Bring back the folders of the applications.
+
+    An application may have left a link in a folder of its own, and restic writes through it. So
+    what belongs to an application is written by its own user, who gets no further than it did.
+    """
+    repository = repository_of(settings, chosen)
+    for app in settings.applications:  # whose folders may be gone
+        folders = f"/etc/tmpfiles.d/{app['name']}.conf"
+        subprocess.run(["systemd-tmpfiles", "--create", folders], capture_output=True)
+    (known,) = json.loads(backup.restic(repository, "snapshots", "--json", chosen.snapshot))
+    for path in known["paths"]:
+        user = writer(settings, path)
+        if user == "root":
+            include = f"--include={path}"
+            backup.restic(repository, "restore", chosen.snapshot, "--target=/", include)
+        elif user:
+            unpack_as(user, repository, chosen.snapshot, path)
+        else:
+            print(f"Not restored: {path}, which is no folder of an application here.")
     for app in settings.applications:
-        for folder in app["folders"]:
-            if not folder.startswith("/etc/") and Path(folder).exists():
-                common.run(["chown", "--recursive", f"{app['name']}:{app['name']}", folder])
         # A release has its own copy of the key.
         key = Path("/etc", app["name"], "secret_key")
         for environment in Path("/srv", app["name"]).glob("releases/*/environment"):
@@ -499,6 +515,37 @@ def restore_files(settings: Settings, chosen: Plan) -> None:
                 given = SECRET.search((key.parent / "environment").read_text())
                 if not given:
                     environment.write_text(SECRET.sub(lambda _, line=line: line, text))
+
+
+def writer(settings: Settings, path: str) -> str:
+    """Return who may write what is restored to a path: root to its own, or an application."""
+    if path == str(backup.MEASURED) or path in [f"/etc/{x['name']}" for x in settings.applications]:
+        return "root"
+    for app in settings.applications:
+        if path in app["folders"] or path in [str(Path(x).resolve()) for x in app["folders"]]:
+            return app["name"]
+    return ""
+
+
+def unpack_as(user: str, repository: dict, of: str, path: str) -> None:
+    """Write the content of a folder of a snapshot, as a user; same names are replaced.
+
+    :raises BackupError: where it cannot be read or written.
+    """
+    dump = ["restic", "--quiet", "dump", of, path]
+    unpack = ["tar", "--extract", "--preserve-permissions", "--no-same-owner", "--directory=/"]
+    who = {"user": user, "group": user, "extra_groups": []}
+    with tempfile.TemporaryFile("w+") as complaints:
+        pipe = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": complaints}
+        environment = backup.restic_environment(repository)
+        with subprocess.Popen(dump, cwd="/", env=environment, **pipe) as source:
+            ends = {"stdin": source.stdout, "stdout": complaints, "stderr": complaints}
+            tar = subprocess.run(unpack, cwd="/", env={"PATH": os.defpath}, **who, **ends)
+            source.stdout.close()
+        if source.returncode or tar.returncode:
+            complaints.seek(0)
+            said = "\n".join(complaints.read().splitlines()[-common.MANY_LINES :])
+            raise BackupError(common.explained(f"{path} cannot be restored as {user}:\n{said}"))
 
 
 def snapshot(settings: Settings, number: int, moment: float | None) -> dict:

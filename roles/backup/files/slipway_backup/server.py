@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import shutil
 import subprocess
@@ -46,6 +47,7 @@ class Server:
         """Use a folder `room` for socket, log and rules; `options` win over all other settings."""
         self.settings, self.data, self.room, self.options = settings, data, room, options
         self.process: subprocess.Popen | None = None
+        self.reader: io.TextIOBase | None = None
 
     @property
     def log(self) -> Path:
@@ -69,10 +71,12 @@ class Server:
             **PRIVATE,
             **self.options,
         }
+        # Opened while the folder is root's: later its owner may put a link in the place of the log.
+        log, self.reader = self.log.open("w"), self.log.open(errors="replace")
         shutil.chown(self.room, "postgres", "postgres")
         command = [self.settings.program("postgres"), "-D", str(self.data)]
         command += [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
-        with self.log.open("w") as log:
+        with log:
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -101,11 +105,16 @@ class Server:
 
     def said(self) -> str:
         """Return the end of its log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-12:])
+        return "\n".join(self.written().splitlines()[-12:])
+
+    def written(self) -> str:
+        """Return its log."""
+        self.reader.seek(0)
+        return self.reader.read()
 
     def failure(self) -> BackupError:
         """Return why it ended by itself."""
-        log = self.log.read_text(errors="replace")
+        log = self.written()
         if "recovery ended before configured recovery target was reached" in log:
             last = re.findall(r"last completed transaction was at log time (.+)", log)
             until = f"; the last transaction that it holds is of {last[-1]}" if last else ""
