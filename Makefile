@@ -6,7 +6,7 @@ SCENARIO ?= default
 run = @$(PYTHON) tests/run.py
 
 .PHONY: help demo demo-down test test-all check lint setup converge verify destroy \
-	bench-provision bench-deploy lock clean
+	bench-provision bench-deploy bench-backup lock clean
 .NOTPARALLEL:
 
 help: ## Show this list
@@ -47,6 +47,9 @@ bench-provision: ## Measure provisioning against a plain shell script
 
 bench-deploy: ## Measure what users notice of a deploy, beside other ways
 	$(run) tool python tests/benchmarks/deploy.py
+
+bench-backup: ## Measure backups and restores of 10 MB and 1 GB
+	$(run) tool python tests/benchmarks/restore.py
 
 lock: ## Pin what the tools in requirements.txt bring along
 	$(run) lock

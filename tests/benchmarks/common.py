@@ -205,21 +205,27 @@ def write_page(text: str, begin: str, end: str, path: Path = PAGE) -> None:
 # -- the program
 
 
-def parse_arguments(description: str) -> argparse.Namespace:
+def parse_arguments(description: str, rounds: int) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--rounds", type=int, default=5, metavar="N")
+    parser.add_argument("--rounds", type=int, default=rounds, metavar="N")
     parser.add_argument("--quick", action="store_true", help="one round; docs/ stays as it is")
     return parser.parse_args()
 
 
-def main(name: str, description: str, measured: Callable[[int, str, bool], str]) -> None:
+def main(
+    name: str,
+    description: str,
+    measured: Callable[[int, str, bool], str],
+    page: Path = PAGE,
+    rounds: int = 5,
+) -> None:
     """Measure, print, and write the section of this name.
 
     :param measured: from the number of rounds, the machine, and whether docs/ is to be written, to
         the text of the section.
     """
-    arguments = parse_arguments(description.partition("\n")[0])
+    arguments = parse_arguments(description.partition("\n")[0], rounds)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     here = machine()
     say(here)
@@ -233,4 +239,4 @@ def main(name: str, description: str, measured: Callable[[int, str, bool], str])
         sys.exit("stopped")
     print(text)
     if not arguments.quick:
-        write_page(text, begin, end)
+        write_page(text, begin, end, page)

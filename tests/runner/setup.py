@@ -37,7 +37,8 @@ PACKAGES = {
     "lint": {
         "shellcheck": "shellcheck",
     },
-    "app": {
+    "app": {  # and what the tests of make check run
+        "rsync": "rsync",
         "/usr/lib/postgresql/*/bin/initdb": "postgresql",
     },
 }
