@@ -23,12 +23,12 @@ SIZE = "SELECT sum(pg_database_size(oid)) FROM pg_database"
 OTHER_SPACES = "SELECT spcname FROM pg_tablespace WHERE spcname NOT LIKE 'pg\\_%' ORDER BY 1"
 
 
-def prepare(settings: Settings, strict: bool = False) -> str:
+def prepare(settings: Settings, stanza: dict | None = None) -> str:
     """Make folders and stanza, so that PostgreSQL can archive; say how it went.
 
     A repository of another cluster is left as it is: on a new host it is what will be restored.
 
-    :param strict: whether a repository that cannot be read is an error.
+    :param stanza: what is known of those repositories that can be read; else all must be.
     """
     for repository in settings.repositories:
         if repository["path"]:
@@ -45,7 +45,7 @@ def prepare(settings: Settings, strict: bool = False) -> str:
                     file.write(secrets.token_urlsafe(32) + "\n")
     if common.read("restore.json").get("step") == "replacing":
         return "A restore was interrupted; the repository is left alone."
-    stanza = common.info() if strict else common.info_of_readable()
+    stanza = stanza or common.info()
     must_not_begin_anew(settings, stanza)
     try:
         system = int(psql("SELECT system_identifier FROM pg_control_system()"))
@@ -59,7 +59,8 @@ def prepare(settings: Settings, strict: bool = False) -> str:
         and elsewhere.is_anothers(settings, system)
     ):
         return ANOTHERS
-    if not common.unreadable_of(stanza) or not common.owners(stanza):
+    known = common.owners(stanza).keys() | common.unreadable_of(stanza).keys()
+    if {repository["number"] for repository in settings.repositories} - known:
         pgbackrest("stanza-create", timeout=300)
     if settings.ssh:
         elsewhere.mark(settings, system)
@@ -118,10 +119,12 @@ def run(settings: Settings, full: bool) -> None:
     What one repository refuses is told at the end; the others get theirs all the same.
     """
     with common.recorded("backup.json", 7200) as facts:
-        prepared = prepare(settings)
+        stanza = common.info_of_readable()
+        prepared = prepare(settings, stanza)
         if prepared != "ready":
             raise BackupError(prepared)
-        problems = common.unreadable_of(common.info_of_readable())
+        known = common.read("backup.json").get("repositories", [])
+        problems = common.unreadable_of(stanza)
         for repository in settings.repositories:
             if (number := repository["number"]) in problems:
                 continue
@@ -141,7 +144,11 @@ def run(settings: Settings, full: bool) -> None:
                 back_up_files(settings, repository)
             except BackupError as error:
                 problems[number] = str(error)
-        facts["repositories"] = [repository["restic"] for repository in settings.repositories]
+        facts["repositories"] = [
+            repository["restic"]
+            for repository in settings.repositories
+            if repository["number"] not in problems or repository["restic"] in known
+        ]
         if problems:
             raise BackupError("\n".join(problems.values()))
         must_have_no_spaces()

@@ -125,13 +125,11 @@ def mark_there(settings: Settings) -> int | None:
 
     :raises BackupError: where the other machine does not answer.
     """
+    listed = rsync(settings, "--no-recursive", "--dirs", "--list-only", place(settings))
+    if not any(line.split()[-1:] == [MARK] for line in listed.splitlines()):
+        return None
     with tempfile.TemporaryDirectory() as own:
-        try:
-            rsync(settings, place(settings, MARK), f"{own}/")
-        except BackupError as error:
-            if "No such file" in str(error) or "link_stat" in str(error):
-                return None
-            raise
+        rsync(settings, place(settings, MARK), f"{own}/")
         return json.loads(Path(own, MARK).read_text())["system"]
 
 

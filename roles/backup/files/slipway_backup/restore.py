@@ -144,8 +144,8 @@ def plan(settings: Settings, wanted: Wanted) -> Plan:
     must_be_of_one_cluster(number, stanza)
     if lost := common.unreadable_of(stanza):
         # Else each segment that is in none would be waited for.
-        get = f'pgbackrest --stanza={common.STANZA} --repo={number} archive-get %f "%p"'
-        options.append(f"--recovery-option=restore_command={get}")
+        get = f"pgbackrest --stanza={common.STANZA} --pg1-path={beside(settings)} --repo={number}"
+        options.append(f'--recovery-option=restore_command={get} archive-get %f "%p"')
     must_have_no_spaces(number, chosen["label"])
     files = snapshot(settings, number, moment) if wanted.files else {"id": "", "time": ""}
     return Plan(
@@ -430,7 +430,7 @@ def adopt(settings: Settings, new: Path, chosen: Plan) -> None:
                 pgbackrest("stanza-delete", f"--repo={number}", "--force")
         finally:
             pgbackrest("start")
-    if len(settings.repositories) > 1:
+    if foreign or len(of) < len(settings.repositories):
         pgbackrest("stanza-create", "--no-online", f"--pg1-path={new}")
 
 

@@ -206,7 +206,7 @@ def check(settings: Settings) -> int:
     before = status().get("told", "ok")
     told = tell(settings, facts, before)
     common.record("status.json", facts | {"told": told})
-    if newest is None and not last and state != "bad":
+    if newest is None and not last and "backup" in lines:
         subprocess.run(["systemctl", "start", "--no-block", "slipway-backup.service"])
     return 1 if state == "bad" else 0
 
