@@ -257,7 +257,7 @@ def fetch(settings: Settings) -> str:
         rsync(settings, place(settings), f"{path}/")
         for name, owner in (("pgbackrest", "postgres"), ("files", "root"), (MARK, "root")):
             common.run(["chown", "--recursive", f"{owner}:{owner}", str(path / name)])
-    return f"{len(list(path.glob('pgbackrest/backup/main/*F')))} full backups are here."
+    return f"Full backups that are here now: {len(list(path.glob('pgbackrest/backup/main/*F')))}"
 
 
 def line_for_key() -> str:
