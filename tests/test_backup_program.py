@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "roles/backup/files"))
 
-from slipway_backup import common, drill, restore, upgrade, watch
+from slipway_backup import common, drill, elsewhere, restore, upgrade, watch
 
 SETTINGS = common.Settings(
     version=15,
@@ -89,19 +89,50 @@ def measured(rows: int, revision: str = "0001") -> dict:
     return {"shop": {"revision": revision, "rows": {"public.users": rows}}}
 
 
-@pytest.mark.parametrize("rows", [10, 11, 12])
-def test_rows_between_the_two_counts_are_right(rows):
-    drill.compare(measured(rows), {"before": measured(10), "after": measured(12)})
-    with pytest.raises(common.BackupError, match=r"public\.users has 9 rows, not 10 to 12"):
-        drill.compare(measured(9), {"before": measured(10), "after": measured(12)})
+def test_rows_that_were_not_there_or_are_missing_are_told():
+    drill.compare(measured(10), measured(10))
+    for rows in (9, 11):
+        with pytest.raises(common.BackupError, match=rf"public\.users has {rows} rows, not 10"):
+            drill.compare(measured(rows), measured(10))
 
 
 def test_another_revision_or_a_missing_database_is_told():
-    both = {"before": measured(1), "after": measured(1)}
     with pytest.raises(common.BackupError, match="revision 0002, not 0001"):
-        drill.compare(measured(1, "0002"), both)
+        drill.compare(measured(1, "0002"), measured(1))
     with pytest.raises(common.BackupError, match="shop: missing"):
-        drill.compare({}, both)
+        drill.compare({}, measured(1))
+
+
+@pytest.mark.parametrize(
+    ("copied", "error", "state"),
+    [
+        (None, "", "warn"),
+        (None, "refused", "bad"),
+        (60, "", "ok"),
+        (540, "refused", "ok"),
+        (660, "refused", "bad"),
+        (660, "", "bad"),
+    ],
+)
+def test_a_copy_is_judged_by_its_last_success(copied, error, state):
+    settings = dataclasses.replace(SETTINGS, ssh={"host": "192.0.2.7"})
+    last = {"error": error}
+    if copied is not None:
+        last["copied"] = common.as_time(time.time() - copied)
+    assert watch.judge_copy(settings, last)[0] == state
+
+
+@pytest.mark.parametrize(
+    ("now", "most", "state"),
+    [
+        ({"/srv/a": 3}, {"/srv/a": 9}, "ok"),
+        ({"/srv/a": 0}, {"/srv/a": 0}, "ok"),
+        ({"/srv/a": 0}, {"/srv/a": 1}, "bad"),
+        ({"/srv/a": 1, "/srv/b": 0}, {"/srv/a": 1, "/srv/b": 2}, "bad"),
+    ],
+)
+def test_a_folder_that_lost_all_its_files_is_told(now, most, state):
+    assert watch.judge_files({"files": now}, most)[0] == state
 
 
 @pytest.mark.parametrize(
@@ -129,6 +160,8 @@ def test_the_name_of_a_point_tells_its_time():
 def test_the_backup_before_the_moment_is_chosen(monkeypatch):
     known = [backup_of(50, "old"), backup_of(26, "middle"), backup_of(2, "new")]
     monkeypatch.setattr(common, "info", lambda number=0: {"backup": known})
+    monkeypatch.setattr(common, "info_of_readable", lambda number=0: {"backup": known})
+    monkeypatch.setattr(restore, "must_have_no_spaces", lambda number, label: None)
     monkeypatch.setattr(common, "read", lambda name: {})
     monkeypatch.setattr(common, "measure", lambda: {})
     wanted = restore.Wanted(common.as_time(time.time() - 3 * 3600), "", 0, False)
@@ -146,6 +179,18 @@ def test_the_backup_before_the_moment_is_chosen(monkeypatch):
         ("ERROR: [039]: write: No space left on device", "The disk of the repository is full"),
         ("ERROR: [028]: backup and archive info files exist but do not match the database",
          "backups of another cluster"),
+        ("[ProtocolError] HTTP request failed with 403 (Forbidden): <Code>SignatureDoesNotMatch",
+         "The storage refuses the access key"),
+        ("Fatal: unable to open config file: Stat: Access Denied.",
+         "The storage refuses the access key"),
+        ("[HostConnectError] unable to connect to 's3:443': [111] Connection refused",
+         "The storage does not answer"),
+        ('Fatal: Stat: Head "https://s3/": dial tcp 192.0.2.1:443: connect: connection refused',
+         "The storage does not answer"),
+        ("[CryptoError] unable to find hostname 's3' in certificate common name",
+         "The storage's certificate is not trusted"),
+        ("x509: certificate signed by unknown authority",
+         "The storage's certificate is not trusted"),
     ],
 )  # fmt: skip
 def test_an_error_of_pgbackrest_gets_its_meaning_and_a_fix(said, meaning):
@@ -219,6 +264,8 @@ def test_a_backup_of_an_abandoned_time_line_is_not_the_latest(monkeypatch):
     now = time.time()
     past = {"moment": now - 8 * 3600, "since": now - 4 * 3600, "timeline": 2}
     monkeypatch.setattr(common, "info", lambda number=0: {"backup": known})
+    monkeypatch.setattr(common, "info_of_readable", lambda number=0: {"backup": known})
+    monkeypatch.setattr(restore, "must_have_no_spaces", lambda number, label: None)
     monkeypatch.setattr(common, "measure", lambda: {})
     monkeypatch.setattr(common, "read", lambda name: {"restores": [past]})
     latest = restore.Wanted("", "", 0, False)
@@ -232,6 +279,8 @@ def test_a_moment_is_looked_for_on_the_time_line_of_its_time(monkeypatch):
     now = time.time()
     past = {"moment": now - 8 * 3600, "since": now - 4 * 3600, "timeline": 2}
     monkeypatch.setattr(common, "info", lambda number=0: {"backup": known})
+    monkeypatch.setattr(common, "info_of_readable", lambda number=0: {"backup": known})
+    monkeypatch.setattr(restore, "must_have_no_spaces", lambda number, label: None)
     monkeypatch.setattr(common, "measure", lambda: {})
     monkeypatch.setattr(common, "read", lambda name: {"restores": [past]})
     for hours, label, line in ((4.5, "abandoned", "current"), (3, "kept", "2")):
@@ -241,13 +290,12 @@ def test_a_moment_is_looked_for_on_the_time_line_of_its_time(monkeypatch):
         assert f"--target-timeline={line}" in plan.target
 
 
-def test_another_clusters_backups_beside_the_chosen_ones_are_refused(monkeypatch):
+def test_another_clusters_backups_beside_the_chosen_ones_are_refused():
     other = backup_of(5, "other") | {"database": {"repo-key": 2}}
     stanza = {"backup": [backup_of(9, "ours"), other],
               "db": [{"repo-key": 1, "system-id": 7}, {"repo-key": 2, "system-id": 8}]}  # fmt: skip
-    monkeypatch.setattr(common, "info", lambda number=0: stanza)
     with pytest.raises(common.BackupError, match="Repository 2 holds the backups of another"):
-        restore.must_be_of_one_cluster(1)
+        restore.must_be_of_one_cluster(1, stanza)
 
 
 @pytest.mark.parametrize(("result", "red"), [("ok", False), ("failed", True), ("killed", True)])
@@ -358,3 +406,74 @@ def test_only_roots_own_folders_are_restored_with_the_rights_of_root(tmp_path):
         assert restore.writer(settings, path) == "shop"
     for path in ("/etc", "/etc/shop/sub", "/root", "/var/lib/other"):
         assert restore.writer(settings, path) == ""
+
+
+SSH = {"host": "192.0.2.7", "port": 22, "user": "copy", "path": "/"}
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """Return settings whose other machine is a folder here; rsync is the real one."""
+    settings = dataclasses.replace(
+        SETTINGS, ssh=SSH, repositories=[{"number": 1, "path": str(tmp_path / "here")}]
+    )
+    (tmp_path / "there").mkdir()
+    backups = tmp_path / "here/pgbackrest/backup/main"
+    (backups / "20261122-010203F").mkdir(parents=True)
+    (backups / "20261122-010203F/bundle").write_text("rows")
+    (backups / "backup.info").write_text("20261122-010203F")
+    monkeypatch.setattr(elsewhere, "place", lambda settings, name="": f"{tmp_path}/there/{name}")
+    monkeypatch.setattr(elsewhere, "LOCK", tmp_path / "copy.lock")
+    monkeypatch.setattr(common, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(common, "STATE", tmp_path / "state")
+    elsewhere.mark(settings, 77)
+    return settings
+
+
+def test_while_a_backup_is_made_its_list_is_not_copied(machine, tmp_path):
+    with common.alone(0):
+        elsewhere.copy(machine)
+    there = tmp_path / "there/pgbackrest/backup/main"
+    assert (there / "20261122-010203F/bundle").read_text() == "rows"
+    assert not (there / "backup.info").exists()
+    elsewhere.copy(machine)
+    assert (there / "backup.info").exists()
+
+
+def test_what_expired_goes_from_the_copy_but_not_when_all_is_gone(machine, tmp_path):
+    elsewhere.copy(machine)
+    there = tmp_path / "there/pgbackrest/backup/main"
+    (tmp_path / "here/pgbackrest/backup/main/20261122-010203F/bundle").unlink()
+    elsewhere.copy(machine)
+    assert not (there / "20261122-010203F/bundle").exists()
+    (tmp_path / "here/pgbackrest/backup/main/backup.info").unlink()
+    elsewhere.copy(machine)
+    assert (there / "backup.info").exists()
+
+
+def test_the_copy_of_another_cluster_is_left_alone(machine, tmp_path):
+    elsewhere.copy(machine)
+    elsewhere.mark(machine, 78)
+    with pytest.raises(common.BackupError, match="is of another cluster"):
+        elsewhere.copy(machine)
+    assert common.read("copy.json")["result"] == "failed"
+    assert elsewhere.is_anothers(machine, 78)
+    assert not elsewhere.is_anothers(machine, 77)
+
+
+@pytest.mark.parametrize(
+    ("said", "meaning"),
+    [
+        ("copy@h: Permission denied (publickey).", "refuses the key"),
+        ("Host key verification failed.", "is not the one it should be"),
+        ("bash: line 1: rsync: command not found", "has no rsync"),
+        ("ssh: connect to host h port 22: Connection timed out", "does not answer"),
+        ("rsync: [receiver] write failed: No space left on device (28)", "is full"),
+    ],
+)
+def test_an_error_of_ssh_or_rsync_gets_its_meaning(said, meaning):
+    settings = dataclasses.replace(SETTINGS, ssh=SSH)
+    explained = elsewhere.explained(settings, f"rsync ended with 255:\n{said}")
+    assert f"The {'disk of the ' if 'full' in meaning else ''}other machine {meaning}" in explained
+    assert said in explained
+    assert "Fix:" in explained

@@ -82,5 +82,5 @@ def test_a_backup_is_made_and_then_told(host, sql, app):
     measured = host.check_output(
         "cat /var/lib/slipway/backup/measured/%s.json", status["backup"]["label"]
     )
-    rows = json.loads(measured)["after"][app]["rows"]
+    rows = json.loads(measured)["databases"][app]["rows"]
     assert rows["public.users"] == int(sql("SELECT count(*) FROM users"))

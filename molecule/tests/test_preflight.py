@@ -110,6 +110,8 @@ def test_a_backup_that_nobody_could_restore_is_refused(refused):
     assert "has a repository in S3 that lacks access_secret" in said
     said = refused(f'{{"backup_passphrase": "", "backup_s3": {{{s3}, "access_secret": "s"}}}}')
     assert "would lose the passphrase" in said
+    said = refused('{"backup_ssh": {"host": "192.0.2.1", "user": "copy"}}')
+    assert "has a copy of its repository that lacks host_key" in said
 
 
 def test_alerts_that_could_not_be_told_are_refused(refused):

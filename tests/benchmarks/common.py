@@ -232,6 +232,7 @@ def main(
     description: str,
     measured: Callable[[int, str, bool], str],
     again: Callable[[], str] | None = None,
+    page: Path = PAGE,
     rounds: int = 5,
 ) -> None:
     """Measure, print, and write the section of this name.
@@ -255,4 +256,4 @@ def main(
         sys.exit("stopped")
     print(text)
     if not arguments.quick:
-        write_page(text, begin, end)
+        write_page(text, begin, end, page)

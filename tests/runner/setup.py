@@ -43,7 +43,8 @@ PACKAGES = {
     "pictures": {
         "dot": "graphviz",
     },
-    "app": {
+    "app": {  # and what the tests of make check run
+        "rsync": "rsync",
         "/usr/lib/postgresql/*/bin/initdb": "postgresql",
     },
     "browser": {

@@ -14,6 +14,13 @@ import pytest
 
 PROJECT = Path(__file__).parents[3]
 HOST = PROJECT / "molecule/hosts/host"
+EMPTY = """
+systemctl stop 'slipway-*.timer' webapp.target postgresql@15-main
+d=/var/lib/postgresql/15/main
+rm -rf $d $d.replaced-* /var/lib/slipway/backup/*.json /var/backups/slipway /srv/uploads/*
+runuser -u postgres -- /usr/lib/postgresql/15/bin/initdb --data-checksums -D $d > /dev/null
+systemctl start postgresql@15-main
+"""
 CONF = "/etc/pgbackrest/pgbackrest.conf"
 SETTINGS = "/etc/slipway/backup/settings.json"
 
@@ -53,6 +60,10 @@ class Server:
         psql = "cd / && runuser -u postgres -- psql --dbname=webapp -qAtX --command"
         return self.must(f'{psql} "{query}"')
 
+    def empty(self) -> None:
+        """Make it a server that has just been made: its cluster is its own, no backup exists."""
+        self.must(f"set -e; cd /; {EMPTY}")
+
     def switch_segment(self) -> None:
         """End a segment of PostgreSQL's log which holds something."""
         self.sql("CREATE TABLE nothing (); DROP TABLE nothing")
@@ -85,12 +96,20 @@ class Server:
     def restore(self, **inputs: object) -> subprocess.CompletedProcess:
         """Run the playbook."""
         inputs = {"backup_restore_confirmed": True, **inputs}
+        return self.play("playbooks/restore-database.yml", **inputs)
+
+    def settle(self, **inputs: object) -> subprocess.CompletedProcess:
+        """Run the role backup of site.yml."""
+        return self.play("site.yml", "--tags=backup", **inputs)
+
+    def play(self, playbook: str, *words: str, **inputs: object) -> subprocess.CompletedProcess:
+        """Run a playbook on this server."""
         command = ["ansible-playbook", "--inventory"]
         command += [str(Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent)]
-        command += ["--limit", self.name, "--extra-vars", json.dumps(inputs)]
+        command += ["--limit", f"localhost,{self.name}", "--extra-vars", json.dumps(inputs)]
         settings = {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
         done = subprocess.run(
-            [*command, "playbooks/restore-database.yml"],
+            [*command, *words, playbook],
             cwd=PROJECT,
             env=os.environ | settings,
             stdin=subprocess.DEVNULL,
@@ -138,12 +157,44 @@ class Writer(threading.Thread):
         self.join(30)
 
 
+def bad(status: dict) -> str:
+    """Return what is red, as one text."""
+    return "\n".join(
+        f"{name}: {line['said']} {line['fix']}"
+        for name, line in status["lines"].items()
+        if line["state"] == "bad"
+    )
+
+
+def taken_over(spare: Server, kept: Server, **inputs: object) -> dict:
+    """Restore, and look whether everything came along; return what the check says afterwards."""
+    secret = kept.must("cat /etc/webapp/secret_key")
+    status = spare.status()
+    assert status["state"] == "bad"
+    assert "another cluster" in str(status["lines"])
+    done = spare.restore(backup_restore_files=True, **inputs)
+    assert done.returncode == 0, done.text
+    assert kept.names() <= spare.names()
+    assert spare.must("cat /etc/webapp/secret_key") == secret
+    assert spare.must("cat /srv/uploads/photo; stat -c %U /srv/uploads/photo") == "picture\nwebapp"
+    assert f'SECRET_KEY="{secret}"' in spare.must("cat /srv/webapp/current/environment")
+    assert spare.is_served()
+    spare.must("while systemctl is-active --quiet slipway-backup; do sleep 1; done")
+    return spare.status()
+
+
 @pytest.fixture(scope="module")
 def kept() -> Server:
     """Return the server, with a backup."""
     server = Server("kept", "127.0.19.11")
     server.must("slipway-backup remove-replaced; systemctl start slipway-backup.service")
     return server
+
+
+@pytest.fixture(scope="module")
+def spare() -> Server:
+    """Return the server that takes the place of the other."""
+    return Server("spare", "127.0.19.12")
 
 
 @pytest.fixture

@@ -3,24 +3,9 @@
 import json
 
 import pytest
-from conftest import CONF, SETTINGS, Server
+from conftest import CONF, SETTINGS, taken_over
 
 testinfra_hosts = ["ansible://spare"]
-DATA = "/var/lib/postgresql/15/main"
-EMPTY = f"""
-systemctl stop webapp.target postgresql@15-main
-rm -rf {DATA} {DATA}.replaced-* /var/lib/slipway/backup/*.json /var/backups/slipway
-runuser -u postgres -- /usr/lib/postgresql/15/bin/initdb --data-checksums -D {DATA} > /dev/null
-systemctl start postgresql@15-main
-"""
-
-
-@pytest.fixture
-def spare():
-    """Return a server that has just been made: its cluster is its own, and no backup exists."""
-    server = Server("spare", "127.0.19.12")
-    server.must(f"set -e; cd /; {EMPTY}")
-    return server
 
 
 @pytest.fixture
@@ -33,31 +18,16 @@ def packed(kept) -> bytes:
     return kept.run("tar -C /var/backups/slipway -c .").stdout
 
 
-def taken_over(spare: Server, kept: Server, **inputs: object) -> dict:
-    """Restore, and look whether everything came along; return what the check says afterwards."""
-    secret = kept.must("cat /etc/webapp/secret_key")
-    status = spare.status()
-    assert status["state"] == "bad"
-    assert "another cluster" in str(status["lines"])
-    done = spare.restore(backup_restore_files=True, **inputs)
-    assert done.returncode == 0, done.text
-    assert kept.names() <= spare.names()
-    assert spare.must("cat /etc/webapp/secret_key") == secret
-    assert spare.must("cat /srv/uploads/photo; stat -c %U /srv/uploads/photo") == "picture\nwebapp"
-    assert f'SECRET_KEY="{secret}"' in spare.must("cat /srv/webapp/current/environment")
-    assert spare.is_served()
-    spare.must("while systemctl is-active --quiet slipway-backup; do sleep 1; done")
-    return spare.status()
-
-
 def test_an_empty_server_takes_over_from_the_repository_alone(host, kept, spare, packed):
+    spare.empty()
     spare.must("mkdir /var/backups/slipway; tar -C /var/backups/slipway -x", given=packed)
     spare.must("slipway-backup prepare")
     assert taken_over(spare, kept)["state"] != "bad"
 
 
 def test_an_empty_server_takes_over_from_its_second_repository(host, kept, spare, packed):
-    """As where the second one is S3: the first is on a disk that is gone with the old server."""
+    """The first one is on a disk that is gone with the old server."""
+    spare.empty()
     second = "/var/backups/second"
     spare.must(f"rm -rf {second}; mkdir {second}; tar -C {second} -x", given=packed)
     before = spare.must(f"sed -i /^repo2-/d {CONF}; cat {CONF}").partition("[main]")

@@ -3,18 +3,9 @@
 import json
 
 import pytest
-from conftest import CONF, SETTINGS
+from conftest import CONF, SETTINGS, bad
 
 testinfra_hosts = ["ansible://kept"]
-
-
-def bad(status: dict) -> str:
-    """Return what is red, as one text."""
-    return "\n".join(
-        f"{name}: {line['said']} {line['fix']}"
-        for name, line in status["lines"].items()
-        if line["state"] == "bad"
-    )
 
 
 @pytest.mark.parametrize("wrong", ["another-passphrase-than-that", ""])
@@ -117,13 +108,65 @@ def test_rows_that_are_missing_fail_the_drill(host, kept, afterwards):
     path = f"/var/lib/slipway/backup/measured/{label}.json"
     measured = json.loads(kept.must(f"cp {path} /root/measured; cat {path}"))
     afterwards(f"cp /root/measured {path}; systemctl start slipway-drill")
-    for when in ("before", "after"):
-        measured[when]["webapp"]["rows"]["public.users"] += 1
+    measured["databases"]["webapp"]["rows"]["public.users"] += 1
     kept.must(f"cat > {path}", given=json.dumps(measured).encode())
     assert kept.run("systemctl start slipway-drill").returncode != 0
     said = bad(kept.status())
     assert "The restored database is not what was backed up" in said
     assert "public.users has" in said
+
+
+def test_rows_that_come_and_go_meanwhile_do_not_fail_the_drill(host, kept, afterwards):
+    """Three clients never pause; the counts are those of one moment, and the drill finds it."""
+    afterwards("systemctl stop churn-1 churn-2 churn-3; systemctl start slipway-backup")
+    afterwards("cd / && runuser -u postgres -- psql --dbname=webapp -qc 'DROP TABLE churn'")
+    kept.sql("CREATE TABLE churn AS SELECT generate_series(1, 20000) AS n")
+    change = (
+        "INSERT INTO churn SELECT 1 FROM generate_series(1, (random() * 50)::int); "
+        "DELETE FROM churn WHERE ctid IN (SELECT ctid FROM churn LIMIT (random() * 50)::int);"
+    )
+    kept.must("cat > /run/churn.sql", given=f"{change}\n".encode())
+    for number in (1, 2, 3):
+        kept.must(
+            f"systemd-run --unit=churn-{number} --uid=postgres --property=WorkingDirectory=/ "
+            "sh -c 'while psql --dbname=webapp -qf /run/churn.sql; do :; done'"
+        )
+    kept.must("systemctl start slipway-backup")
+    label = json.loads(kept.must("cat /var/lib/slipway/backup/backup.json"))["label"]
+    path = f"/var/lib/slipway/backup/measured/{label}.json"
+    counted = json.loads(kept.must(f"cat {path}"))["databases"]["webapp"]["rows"]["public.churn"]
+    assert counted != int(kept.sql("SELECT count(*) FROM churn"))
+    kept.must("systemctl is-active churn-1 churn-2 churn-3")
+    kept.must("systemctl start slipway-drill || journalctl -u slipway-drill -n 30 -o cat")
+    drill = json.loads(kept.must("cat /var/lib/slipway/backup/drill.json"))
+    assert drill["result"] == "ok", drill
+    assert drill["compared"] is True
+
+
+def test_uploads_that_vanished_are_told_until_they_are_back(host, kept, afterwards):
+    kept.must("echo picture > /srv/uploads/photo; systemctl start slipway-backup")
+    assert "/srv/uploads 1" in kept.status()["lines"]["files"]["said"]
+    kept.must("mv /srv/uploads/photo /root/photo")
+    afterwards("mv /root/photo /srv/uploads/photo; systemctl start slipway-backup")
+    kept.must("systemctl start slipway-backup")
+    assert "backed up without a file: /srv/uploads (once 1)" in bad(kept.status())
+    kept.must("systemctl start slipway-backup")  # it stays so the next day
+    assert "backed up without a file" in bad(kept.status())
+    kept.must("slipway-backup accept-empty")
+    assert kept.status()["state"] != "bad"
+
+
+def test_a_tablespace_is_told_by_the_backup_and_refused_by_a_restore(host, kept, afterwards):
+    afterwards("rm -rf /srv/space; systemctl start slipway-backup")
+    kept.must("install -d -o postgres -g postgres /srv/space")
+    kept.sql("CREATE TABLESPACE space LOCATION '/srv/space'")
+    afterwards("cd / && runuser -u postgres -- psql -qc 'DROP TABLESPACE space'")
+    assert kept.run("systemctl start slipway-backup").returncode != 0
+    assert "does not bring back tablespaces" in bad(kept.status())
+    done = kept.restore()
+    assert done.returncode != 0
+    assert "does not bring back tablespaces" in done.text
+    assert kept.is_served()
 
 
 def test_a_killed_drill_turns_red(host, kept, afterwards):

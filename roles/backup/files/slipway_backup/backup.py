@@ -11,20 +11,25 @@ import shutil
 import time
 from pathlib import Path
 
-from slipway_backup import common
+from slipway_backup import common, elsewhere
 from slipway_backup.common import STATE, BackupError, Settings, pgbackrest, psql
 
+ANOTHERS = "A repository holds the backups of another cluster; all are left alone."
 MEASURED = STATE / "measured"
 POINT = re.compile(r"[a-z][a-z0-9-]{0,38}")
+COUNT = Path(__file__).with_name("count.py")
 KEPT_MEASURES = 60
 SPARE_BYTES = 512 * 2**20  # on the disk that PostgreSQL writes to
 SIZE = "SELECT sum(pg_database_size(oid)) FROM pg_database"
+OTHER_SPACES = "SELECT spcname FROM pg_tablespace WHERE spcname NOT LIKE 'pg\\_%' ORDER BY 1"
 
 
-def prepare(settings: Settings) -> str:
+def prepare(settings: Settings, stanza: dict | None = None) -> str:
     """Make folders and stanza, so that PostgreSQL can archive; say how it went.
 
     A repository of another cluster is left as it is: on a new host it is what will be restored.
+
+    :param stanza: what is known of those repositories that can be read; else all must be.
     """
     for repository in settings.repositories:
         if repository["path"]:
@@ -41,24 +46,36 @@ def prepare(settings: Settings) -> str:
                     file.write(secrets.token_urlsafe(32) + "\n")
     if common.read("restore.json").get("step") == "replacing":
         return "A restore was interrupted; the repository is left alone."
-    must_not_begin_anew(settings)
+    stanza = stanza or common.info()
+    must_not_begin_anew(settings, stanza)
     try:
         system = int(psql("SELECT system_identifier FROM pg_control_system()"))
     except BackupError as error:
         return f"PostgreSQL does not answer.\n{error}"
-    if any(owner != system for owner in common.owners(common.info()).values()):
-        return "A repository holds the backups of another cluster; all are left alone."
-    pgbackrest("stanza-create", timeout=300)
+    if any(owner != system for owner in common.owners(stanza).values()):
+        return ANOTHERS
+    if (
+        settings.ssh
+        and not elsewhere.mark_here(settings)
+        and elsewhere.is_anothers(settings, system)
+    ):
+        return ANOTHERS
+    known = common.owners(stanza).keys() | common.unreadable_of(stanza).keys()
+    if {repository["number"] for repository in settings.repositories} - known:
+        pgbackrest("stanza-create", timeout=300)
+    if settings.ssh:
+        elsewhere.mark(settings, system)
     return "ready"
 
 
-def must_not_begin_anew(settings: Settings) -> None:
+def must_not_begin_anew(settings: Settings, stanza: dict) -> None:
     """Refuse a repository that is empty although there were backups: its disk is not mounted, say.
 
     :raises BackupError: where that is so.
     """
     known = common.read("backup.json").get("repositories", [])
-    there = {one["database"]["repo-key"] for one in common.info().get("backup", [])}
+    there = {one["database"]["repo-key"] for one in stanza.get("backup", [])}
+    there |= common.unreadable_of(stanza).keys()
     for repository in settings.repositories:
         if repository["restic"] in known and repository["number"] not in there:
             raise common.problem(
@@ -98,49 +115,98 @@ def is_full_due(stanza: dict, repository: int, days: int) -> bool:
 
 
 def run(settings: Settings, full: bool) -> None:
-    """Make one backup into each repository, and write down how it went, whatever happens."""
+    """Make one backup into each repository, and write down how it went, whatever happens.
+
+    What one repository refuses is told at the end; the others get theirs all the same.
+    """
     with common.recorded("backup.json", 7200) as facts:
-        prepared = prepare(settings)
+        stanza = common.info_of_readable()
+        prepared = prepare(settings, stanza)
         if prepared != "ready":
             raise BackupError(prepared)
-        need_room(settings)
+        known = common.read("backup.json").get("repositories", [])
+        problems = common.unreadable_of(stanza)
         for repository in settings.repositories:
-            number = repository["number"]
-            stanza = common.info(number)
-            kind = "full" if full or is_full_due(stanza, number, settings.full_days) else "diff"
-            pgbackrest("backup", f"--repo={number}", f"--type={kind}")
-            newest = common.backups(common.info(number))[-1]
-            facts |= described(newest)
-        facts["measured"] = measured_at_a_point(facts["label"])
-        pgbackrest("check")
+            if (number := repository["number"]) in problems:
+                continue
+            try:
+                facts |= back_up_database(settings, repository, full)
+            except BackupError as error:
+                problems[number] = str(error)
+        if "label" in facts:
+            facts["measured"] = measured_at_a_point(facts["label"])
+        facts["files"] = counted_files(settings)
+        if not problems:
+            pgbackrest("check")
         for repository in settings.repositories:
-            back_up_files(settings, repository)
-        facts["repositories"] = [repository["restic"] for repository in settings.repositories]
+            if (number := repository["number"]) in problems:
+                continue
+            try:
+                back_up_files(settings, repository)
+            except BackupError as error:
+                problems[number] = str(error)
+        facts["repositories"] = [
+            repository["restic"]
+            for repository in settings.repositories
+            if repository["number"] not in problems or repository["restic"] in known
+        ]
+        if problems:
+            raise BackupError("\n".join(problems.values()))
+        must_have_no_spaces()
 
 
-def need_room(settings: Settings) -> None:
+def back_up_database(settings: Settings, repository: dict, full: bool) -> dict:
+    """Make a backup into one repository; return what is told of it."""
+    number = repository["number"]
+    stanza = common.info(number)
+    need_room(repository, settings)
+    kind = "full" if full or is_full_due(stanza, number, settings.full_days) else "diff"
+    pgbackrest("backup", f"--repo={number}", f"--type={kind}")
+    return described(common.backups(common.info(number))[-1])
+
+
+def must_have_no_spaces() -> None:
+    """Tell of tablespaces: pgBackRest has backed them up, but a restore of ours refuses them.
+
+    :raises BackupError: where there is one.
+    """
+    if spaces := psql(OTHER_SPACES).split():
+        raise common.problem(
+            "A restore of ours does not bring back tablespaces.",
+            f"PostgreSQL: {', '.join(spaces)}",
+            "pg_default alone.",
+            "ALTER DATABASE … SET TABLESPACE pg_default (or ALTER TABLE …), then DROP TABLESPACE.",
+        )
+
+
+def counted_files(settings: Settings) -> dict[str, int]:
+    """Return how many files are in each folder of the applications."""
+    folders = [path for app in settings.applications for path in app["folders"]]
+    return {path: sum(len(files) for *_, files in os.walk(path)) for path in folders}
+
+
+def need_room(repository: dict, settings: Settings) -> None:
     """Refuse a backup that might fill the disk: PostgreSQL stops where its own is full.
 
     :raises BackupError: where a full one, at the size of the last or else of the databases, and
         something to spare do not fit.
     """
-    for repository in settings.repositories:
-        if not repository["path"]:
-            continue
-        fulls = [one for one in common.backups(common.info(repository["number"]))
-                 if one["type"] == "full"]  # fmt: skip
-        size = fulls[-1]["info"]["repository"]["delta"] if fulls else int(psql(SIZE))
-        is_shared = os.stat(repository["path"]).st_dev == os.stat(settings.data).st_dev
-        least = (size + (SPARE_BYTES if is_shared else 0)) // 2**20
-        free = shutil.disk_usage(repository["path"]).free // 2**20
-        if free < least:
-            raise common.problem(
-                "The disk of the repository is full.",
-                f"{repository['path']}, where {free} MiB are free",
-                f"{least} MiB or more.",
-                "free space, enlarge the disk, or lower backup_keep_days; the archive goes on by "
-                "itself then.",
-            )
+    if not repository["path"]:
+        return
+    fulls = [one for one in common.backups(common.info(repository["number"]))
+             if one["type"] == "full"]  # fmt: skip
+    size = fulls[-1]["info"]["repository"]["delta"] if fulls else int(psql(SIZE))
+    is_shared = os.stat(repository["path"]).st_dev == os.stat(settings.data).st_dev
+    least = (size + (SPARE_BYTES if is_shared else 0)) // 2**20
+    free = shutil.disk_usage(repository["path"]).free // 2**20
+    if free < least:
+        raise common.problem(
+            "The disk of the repository is full.",
+            f"{repository['path']}, where {free} MiB are free",
+            f"{least} MiB or more.",
+            "free space, enlarge the disk, or lower backup_keep_days; the archive goes on by "
+            "itself then.",
+        )
 
 
 def described(backup: dict) -> dict:
@@ -155,17 +221,15 @@ def described(backup: dict) -> dict:
 
 
 def measured_at_a_point(label: str) -> str:
-    """Count all rows before and after a restore point; return the point's name.
+    """Name a restore point, with what was counted at it; return its name.
 
-    The drill goes to that point, and finds as many rows, or a number between the two.
+    The drill goes to that point, and has to find the same.
     """
     name = f"backup-{label}"
-    before = common.measure()
-    lsn = psql(f"SELECT pg_create_restore_point('{name}')")
-    after = common.measure()
+    command = ["/usr/bin/python3", "-I", str(COUNT), name, common.SAFELY]
+    counted = common.as_postgres(command, shown="count")
     MEASURED.mkdir(mode=0o755, parents=True, exist_ok=True)
-    facts = {"point": name, "lsn": lsn, "before": before, "after": after}
-    common.record(f"measured/{label}.json", facts)
+    common.record(f"measured/{label}.json", json.loads(counted))
     for old in sorted(MEASURED.glob("*.json"))[:-KEPT_MEASURES]:
         old.unlink()
     return name

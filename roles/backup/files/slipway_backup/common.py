@@ -11,7 +11,7 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 STATE = Path("/var/lib/slipway/backup")
@@ -19,6 +19,7 @@ SETTINGS = Path("/etc/slipway/backup/settings.json")
 LOCK = Path("/run/slipway-backup.lock")
 STANZA = "main"
 MANY_LINES = 25
+MANY_LETTERS = 300
 
 
 class BackupError(Exception):
@@ -43,6 +44,7 @@ class Settings:
     archive_max_minutes: int
     drill_max_days: int
     alert_command: str
+    ssh: dict = field(default_factory=dict)
 
     @classmethod
     def load(cls) -> Settings:
@@ -104,6 +106,9 @@ def pgbackrest(command: str, *options: str, **more) -> str:
 
 
 MEANINGS = (
+    (r"unable to verify certificate|unable to find hostname|x509:|certificate signed by",
+     "The storage's certificate is not trusted.",
+     "its name as endpoint of backup_s3; base_ca_certificates where its CA is your own."),
     (r"cipher header invalid|unable to flush|CryptoError|\[095\]|decrypt|found outside of section",
      "The passphrase is not the repository's (or a file of it is damaged).",
      "backup_passphrase as it was when the repository was made."),
@@ -114,6 +119,19 @@ MEANINGS = (
      "The repository holds the backups of another cluster.",
      "bring that cluster back (playbooks/restore-database.yml), or give this one another "
      "repository (backup_path, backup_s3)."),
+    (r"SignatureDoesNotMatch|InvalidAccessKeyId|AccessDenied|Access Denied|403 \(Forbidden\)"
+     r"|Access Key Id you provided|request signature we calculated",
+     "The storage refuses the access key.",
+     "access_id and access_secret of backup_s3, and what that key may do: read, write, list and "
+     "delete in the bucket."),
+    (r"NoSuchBucket|bucket does not exist",
+     "The storage has no such bucket.",
+     "make it, or correct bucket and region of backup_s3."),
+    (r"HostConnectError|unable to get address|\[049\]|timeout connecting|unable to connect to"
+     r"|connection refused|no such host|i/o timeout|HTTP request failed with 5|took too long",
+     "The storage does not answer.",
+     "its state, the name (endpoint of backup_s3) and the firewalls between; what waits is sent "
+     "by itself."),
     (r"unable to find primary|could not connect|\[056\]",
      "PostgreSQL does not answer.",
      "systemctl status 'postgresql@*', and its log in /var/log/postgresql."),
@@ -127,7 +145,7 @@ def explained(said: str) -> str:
             lines = said.splitlines()
             # Whatever the file held stands in the message, too.
             seen = next((x for x in lines if "ERROR" in x), lines[0]).encode("ascii", "ignore")
-            seen = seen.decode()
+            seen = seen.decode()[:MANY_LETTERS]
             return str(problem(what, seen.strip(), "a repository that can be read and written.",
                                fix))  # fmt: skip
     return said
@@ -138,12 +156,26 @@ def info(repository: int = 0) -> dict:
 
     :raises BackupError: where a repository cannot be read.
     """
+    stanza = info_of_readable(repository)
+    if unreadable := unreadable_of(stanza):
+        raise BackupError("\n".join(unreadable.values()))
+    return stanza
+
+
+def info_of_readable(repository: int = 0) -> dict:
+    """Return the same of those repositories that can be read."""
     options = [f"--repo={repository}"] if repository else []
     (stanza,) = json.loads(pgbackrest("info", "--output=json", *options), strict=False) or ({},)
-    for one in stanza.get("repo", []):
-        if one["status"]["code"] not in (0, 1, 2):  # fine, no stanza, no backup
-            raise BackupError(explained(f"repository {one['key']}: {one['status']['message']}"))
     return stanza
+
+
+def unreadable_of(stanza: dict) -> dict[int, str]:
+    """Return by the number of each repository that cannot be read why."""
+    return {
+        one["key"]: explained(f"repository {one['key']}: {one['status']['message']}")
+        for one in stanza.get("repo", [])
+        if one["status"]["code"] not in (0, 1, 2)  # fine, no stanza, no backup
+    }
 
 
 def backups(stanza: dict) -> list[dict]:

@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from slipway_backup import common
+from slipway_backup import common, elsewhere
 from slipway_backup.backup import described, restic
 from slipway_backup.common import STATE, BackupError, Settings, pgbackrest, problem
 from slipway_backup.server import SMALL, Server, stop_whoever_runs_on
@@ -26,6 +26,9 @@ def run(settings: Settings) -> None:
         try:
             # The one that is farthest away is the one that must not fail.
             facts |= prove(settings, settings.repositories[-1])
+            if settings.ssh:
+                elsewhere.prove(settings)
+                facts["copy"] = "ok"
         finally:
             remove_scratch(settings)
 
@@ -90,8 +93,9 @@ def prove(settings: Settings, repository: dict) -> dict:
     finally:
         server.stop()
     facts["rows"] = {name: sum(one["rows"].values()) for name, one in seen.items()}
-    if measured:
-        compare(seen, measured)
+    if counted := measured.get("databases"):
+        compare(seen, counted)
+    facts["compared"] = bool(counted)
     facts["checksums"] = checksums(settings, data)
     facts["files"] = prove_files(repository)
     return facts
@@ -111,22 +115,19 @@ def amcheck(settings: Settings, socket: str) -> None:
         ) from None
 
 
-def compare(seen: dict, measured: dict) -> None:
-    """Compare revision and rows with what was there when the backup was made.
+def compare(seen: dict, counted: dict) -> None:
+    """Compare revision and rows with what was counted at the restore point of the backup.
 
     :raises BackupError: where they differ.
     """
-    before, after = measured["before"], measured["after"]
-    wrong = [f"database {name}: missing" for name in before.keys() & after.keys() - seen.keys()]
-    for name, one in seen.items():
-        first, last = (when.get(name, {"revision": "", "rows": {}}) for when in (before, after))
-        if one["revision"] not in (first["revision"], last["revision"]):
-            wrong.append(f"{name}: revision {one['revision']}, not {last['revision']}")
-        for table in first["rows"].keys() & last["rows"].keys():
-            low, high = sorted((first["rows"][table], last["rows"][table]))
-            rows = one["rows"].get(table, -1)
-            if not low <= rows <= high:
-                wrong.append(f"{name}: {table} has {rows} rows, not {low} to {high}")
+    wrong = [f"database {name}: missing" for name in counted.keys() - seen.keys()]
+    for name in counted.keys() & seen.keys():
+        one, promised = seen[name], counted[name]
+        if one["revision"] != promised["revision"]:
+            wrong.append(f"{name}: revision {one['revision']}, not {promised['revision']}")
+        for table, rows in promised["rows"].items():
+            if (found := one["rows"].get(table, 0)) != rows:
+                wrong.append(f"{name}: {table} has {found} rows, not {rows}")
     if wrong:
         raise problem(
             "The restored database is not what was backed up.",

@@ -61,6 +61,7 @@ class Plan:
     moment: float | None
     snapshot: str
     text: str
+    lost: dict[int, str]  # repositories that cannot be read, and why
 
 
 def parse_time(text: str) -> float:
@@ -141,7 +142,13 @@ def plan(settings: Settings, wanted: Wanted) -> Plan:
     chosen = fitting[-1]
     if moment is not None:
         options += ["--target-action=promote", f"--target-timeline={time_line_at(moment)}"]
-    must_be_of_one_cluster(number)
+    stanza = common.info_of_readable()
+    must_be_of_one_cluster(number, stanza)
+    if lost := common.unreadable_of(stanza):
+        # Else each segment that is in none would be waited for.
+        get = f"pgbackrest --stanza={common.STANZA} --pg1-path={beside(settings)} --repo={number}"
+        options.append(f'--recovery-option=restore_command={get} archive-get %f "%p"')
+    must_have_no_spaces(number, chosen["label"])
     files = snapshot(settings, number, moment) if wanted.files else {"id": "", "time": ""}
     return Plan(
         repository=number,
@@ -150,7 +157,8 @@ def plan(settings: Settings, wanted: Wanted) -> Plan:
         target=options,
         moment=moment,
         snapshot=files["id"],
-        text=told(settings, chosen, target, moment, files["time"]),
+        text="\n".join([told(settings, chosen, target, moment, files["time"]), *lost.values()]),
+        lost=lost,
     )
 
 
@@ -180,14 +188,13 @@ def time_line_at(moment: float) -> str:
     return str(past[-1]["timeline"]) if past else "current"  # that of the backup
 
 
-def must_be_of_one_cluster(number: int) -> None:
+def must_be_of_one_cluster(number: int, stanza: dict) -> None:
     """Refuse a repository beside the chosen one that holds the backups of another cluster.
 
     The restored cluster archives into all of them.
 
     :raises BackupError: where there is one.
     """
-    stanza = common.info()
     of = common.owners(stanza)
     for one in common.backups(stanza):
         other = one["database"]["repo-key"]
@@ -198,6 +205,24 @@ def must_be_of_one_cluster(number: int) -> None:
                 "repositories of one cluster, or empty ones.",
                 "give it another place (backup_path, backup_s3), run site.yml, and restore then.",
             )
+
+
+def must_have_no_spaces(number: int, label: str) -> None:
+    """Refuse a backup with tablespaces, whose places this restore does not know.
+
+    :raises BackupError: where it has one.
+    """
+    shown = json.loads(
+        pgbackrest("info", "--output=json", f"--repo={number}", f"--set={label}"), strict=False
+    )
+    (one,) = shown[0]["backup"]
+    if spaces := one.get("tablespace"):
+        raise problem(
+            "A restore of ours does not bring back tablespaces.",
+            f"backup {label}: {', '.join(space['name'] for space in spaces)}",
+            "a backup of pg_default alone.",
+            "restore by hand, each to its place: pgbackrest restore --tablespace-map=NAME=PATH.",
+        )
 
 
 def told(settings: Settings, chosen: dict, target: str, moment, files_time: str) -> str:
@@ -379,15 +404,27 @@ def recover(settings: Settings, chosen: Plan) -> None:
         common.measure(str(ROOM))
     finally:
         server.stop()
-    adopt(settings, new, chosen)
+    if not chosen.lost:
+        adopt(settings, new, chosen)
     for history in new.glob("pg_wal/*.history"):
-        pgbackrest("archive-push", f"--pg1-path={new}", str(history))
+        archive(new, history, later=bool(chosen.lost))
+
+
+def archive(new: Path, history: Path, later: bool) -> None:
+    """Archive the history of the new time line; later PostgreSQL does it, as it serves."""
+    if not later:
+        pgbackrest("archive-push", "--no-archive-async", f"--pg1-path={new}", str(history))
+        return
+    ready = new / "pg_wal/archive_status" / f"{history.name}.ready"
+    ready.touch(mode=0o600)
+    shutil.chown(ready, "postgres", "postgres")
 
 
 def adopt(settings: Settings, new: Path, chosen: Plan) -> None:
     """Make every repository the restored cluster's; on a new host some are of the empty one."""
     system = system_of(settings, new)
-    foreign = [number for number, owner in common.owners(common.info()).items() if owner != system]
+    of = common.owners(common.info())
+    foreign = [number for number, owner in of.items() if owner != system]
     if foreign:  # without a backup, as `plan` has seen
         pgbackrest("stop")
         try:
@@ -395,7 +432,7 @@ def adopt(settings: Settings, new: Path, chosen: Plan) -> None:
                 pgbackrest("stanza-delete", f"--repo={number}", "--force")
         finally:
             pgbackrest("start")
-    if len(settings.repositories) > 1:
+    if foreign or len(of) < len(settings.repositories):
         pgbackrest("stanza-create", "--no-online", f"--pg1-path={new}")
 
 

@@ -8,9 +8,10 @@ import subprocess
 import sys
 import time
 
-from slipway_backup import common, restore, upgrade
+from slipway_backup import common, elsewhere, restore, upgrade
 from slipway_backup.common import BackupError, Settings, psql
 
+FILES = "files.json"
 HINT = "journalctl --unit=slipway-backup --lines=30"
 
 
@@ -93,7 +94,51 @@ def judge_drill(
         return "bad", f"the last drill is {shown_age(age)} ago.", fix
     if "seconds" not in drill:
         return "ok", "no drill yet.", ""
-    return "ok", f"the drill of {shown_age(age)} ago took {drill['seconds']:.0f} s.", ""
+    said = f"the drill of {shown_age(age)} ago took {drill['seconds']:.0f} s"
+    if drill.get("compared") is False:
+        return "ok", f"{said}; rows not compared, as a table was written to all the time.", ""
+    return "ok", f"{said}.", ""
+
+
+def judge_copy(settings: Settings, last: dict) -> tuple[str, str, str]:
+    """Judge the copy on the other machine, by its last success."""
+    fix = "journalctl --unit=slipway-copy --lines=30"
+    error = last.get("error", "")
+    if not last.get("copied"):
+        return ("bad", error, fix) if error else ("warn", "the first copy is being made.", fix)
+    age = time.time() - common.seconds_of(last["copied"])
+    if age > settings.archive_max_minutes * 60:
+        said = f"the copy on {settings.ssh['host']} is {shown_age(age)} old"
+        return "bad", f"{said}: {error}" if error else f"{said}.", fix
+    return "ok", f"copied to {settings.ssh['host']} {shown_age(age)} ago.", ""
+
+
+def judge_files(last: dict, most: dict[str, int]) -> tuple[str, str, str]:
+    """Judge whether a folder that held files has been backed up without any."""
+    now = last.get("files", {})
+    empty = [f"{path} (once {many})" for path, many in most.items() if many and not now.get(path)]
+    if empty:
+        fix = "bring them back: --files of a restore; if it is right: slipway-backup accept-empty."
+        return "bad", f"backed up without a file: {', '.join(empty)}.", fix
+    held = ", ".join(f"{path} {many}" for path, many in now.items())
+    return "ok", f"{held or 'none'}.", ""
+
+
+def most_files(last: dict) -> dict[str, int]:
+    """Return the most files that each folder was ever backed up with, and write it down."""
+    known = common.read(FILES)
+    now = last.get("files", {})
+    most = {path: max(many, known.get(path, 0)) for path, many in now.items()}
+    if most != known:
+        common.record(FILES, most)
+    return most
+
+
+def accept_empty() -> str:
+    """Take what the folders hold now for all that they shall hold; say what."""
+    now = common.read("backup.json").get("files", {})
+    common.record(FILES, now)
+    return ", ".join(f"{path} {many}" for path, many in now.items()) or "nothing"
 
 
 def archive_state(settings: Settings) -> dict:
@@ -134,6 +179,10 @@ def check(settings: Settings) -> int:
             lines["repository"] = ("bad", "it holds the backups of another cluster.", fix)
     lines["archive"] = judge_archive(settings, archive)
     lines["drill"] = judge_drill(settings, drill, oldest, is_busy)
+    if settings.ssh:
+        lines["copy"] = judge_copy(settings, common.read(elsewhere.RECORD))
+    if "files" in last:
+        lines["files"] = judge_files(last, most_files(last))
     restored = common.read("restore.json")
     if restored.get("step", "done") != "done" and not is_busy:
         said = f"a restore was interrupted ({restored['step']})."
@@ -148,7 +197,7 @@ def check(settings: Settings) -> int:
     if aside:
         said = f"kept aside: {', '.join(aside)}."
         lines["replaced"] = ("warn", said, "slipway-backup remove-replaced, once all is well.")
-    only_here = all(repository["path"] for repository in settings.repositories)
+    only_here = not settings.ssh and all(one["path"] for one in settings.repositories)
     state = max((line[0] for line in lines.values()), key=("ok", "warn", "bad").index)
     facts = {
         "state": state,
