@@ -58,7 +58,7 @@ bench-postgresql: ## Measure what the database's settings are good for
 	$(run) tool python tests/benchmarks/postgresql.py
 
 faults: ## Break a host in every way, and write down what came of it; takes an hour
-	$(run) tool python tests/benchmarks/faults.py
+	$(run) tool python tests/benchmarks/reliability.py
 
 pictures: ## Draw the pictures of docs/ from their text
 	$(run) pictures
