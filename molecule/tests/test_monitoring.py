@@ -124,7 +124,7 @@ def test_prometheus_keeps_as_much_as_promised(ask, knob):
     days = knob("monitoring_retention_days", 15)
     assert flags["storage.tsdb.retention.time"] in (f"{days}d", f"{days // 7}w")
     mib = knob("monitoring_retention_mib", 512)
-    assert flags["storage.tsdb.retention.size"] == f"{mib}MB"
+    assert flags["storage.tsdb.retention.size"] == f"{mib}MiB"
     settings = ask("127.0.0.1:9090/api/v1/status/config")["data"]["yaml"]
     assert f"scrape_interval: {knob('monitoring_scrape_seconds', 30)}s" in settings
     assert f"host: {knob('monitoring_host_name', '')}" in settings
