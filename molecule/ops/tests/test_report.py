@@ -36,10 +36,11 @@ const behind = (element) => {
   }
   return rgb(getComputedStyle(document.documentElement).backgroundColor);
 };
-const found = [];
+for (const one of document.querySelectorAll("details")) one.open = true;
+const found = [], width = document.documentElement.clientWidth;
 for (const element of document.querySelectorAll("body *")) {
   const box = element.getBoundingClientRect(), style = getComputedStyle(element);
-  if (box.right > innerWidth + 0.5 || box.left < -0.5) found.push(["too broad", element.outerHTML]);
+  if (box.right > width + 0.5 || box.left < -0.5) found.push(["too broad", element.outerHTML]);
   const said = [...element.childNodes].some((one) => one.nodeType === 3 && one.data.trim());
   if (!said || element.closest("svg") || !box.height) continue;
   if (parseFloat(style.fontSize) < 12) found.push(["too small", element.outerHTML]);
@@ -47,7 +48,7 @@ for (const element of document.querySelectorAll("body *")) {
   const contrast = (two[0] + 0.05) / (two[1] + 0.05);
   if (contrast < 4.5) found.push([`contrast ${contrast}`, element.outerHTML]);
 }
-if (document.documentElement.scrollWidth > innerWidth) found.push(["scrolls", innerWidth]);
+if (document.documentElement.scrollWidth > width) found.push(["scrolls", width]);
 return found;
 """
 # The plots of each article: title, what is said of them, and how high each line was drawn.
@@ -148,6 +149,7 @@ def test_the_page_can_be_read_on_a_phone_and_on_a_desktop(browser, report, traff
     path, _ = report()
     browser.resize(*SCREENS[screen], scheme)
     browser.open(path.as_uri())
+    assert browser.run("return document.documentElement.clientWidth") == SCREENS[screen][0]
     assert browser.run(UNREADABLE) == []
     pictures = PROJECT / ".cache/screenshots"
     pictures.mkdir(parents=True, exist_ok=True)

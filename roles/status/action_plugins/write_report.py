@@ -253,8 +253,9 @@ def application(app: dict, history: dict, day: Day) -> dict:
             errors_plot(day, bins["answers_5xx"]),
         ]
     table = [
-        (day.span(place), number(count / day.seconds(place)), milliseconds(bins["p50_ms"][place]),
-         milliseconds(bins["p99_ms"][place]), bins["answers_5xx"][place])
+        (clock(day.start + place * day.size), number(count / day.seconds(place)),
+         milliseconds(bins["p50_ms"][place]), milliseconds(bins["p99_ms"][place]),
+         bins["answers_5xx"][place])
         for place, count in enumerate(bins["count"]) if count
     ]  # fmt: skip
     return {
