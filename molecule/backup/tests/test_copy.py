@@ -136,7 +136,7 @@ def test_an_empty_server_takes_over_from_the_copy_alone(host, kept, afterwards):
     assert kept.must("cat /etc/webapp/secret_key") == secret
     assert kept.must("cat /srv/uploads/photo; stat -c %U /srv/uploads/photo") == "picture\nwebapp"
     assert kept.is_served()
-    kept.must("while systemctl is-active --quiet slipway-backup; do sleep 1; done")
+    kept.back_up()
     kept.must("slipway-backup copy")
     assert kept.status()["state"] != "bad"
     done = kept.run("slipway-backup fetch")

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -333,7 +334,8 @@ def replace(settings: Settings, chosen: Plan) -> None:
     try:
         stop_applications(settings)
         end_the_log()
-        stop_postgresql(settings)
+        with without_archiving(bool(chosen.lost)):
+            stop_postgresql(settings)
         recover(settings, chosen)
         change_names(settings, Path(journal["aside"]))
     except BaseException:  # Ctrl-C and a lost connection, too
@@ -345,6 +347,22 @@ def replace(settings: Settings, chosen: Plan) -> None:
     subprocess.run(["systemctl", "reset-failed", settings.unit], capture_output=True)
     common.run(["systemctl", "start", settings.unit])
     wait_for_postgresql()
+
+
+@contextlib.contextmanager
+def without_archiving(wanted: bool) -> Iterator[None]:
+    """Let PostgreSQL stop without its archiver's last try at a repository that does not answer.
+
+    What it has not archived comes along.
+    """
+    if not wanted:
+        yield
+        return
+    pgbackrest("stop", "--force")
+    try:
+        yield
+    finally:
+        pgbackrest("start")
 
 
 def change_names(settings: Settings, aside: Path) -> None:
@@ -509,6 +527,7 @@ def put_back_interrupted(settings: Settings) -> None:
     """Take back what a run that was killed has left."""
     journal = common.read(JOURNAL)
     if journal.get("step") == "replacing":
+        pgbackrest("start")
         put_back(settings, journal)
     elif journal.get("step") == "starting":
         with contextlib.suppress(BackupError):  # it is about to be replaced
