@@ -119,3 +119,10 @@ def test_every_variable_of_a_word_is_an_input_of_a_role(ops):
     for word in ops.WORDS.values():
         used = {one.variable for one in word.arguments} | {word.json_variable} - {""}
         assert used <= inputs
+
+
+def test_an_inventory_that_cannot_be_read_is_not_blamed_on_the_limit(tmp_path):
+    (tmp_path / "hosts.yml").write_text("all: {hosts: {shop: a:b: c}}\n")
+    done = run("-i", str(tmp_path), "-l", "shop", "restart")
+    assert done.returncode == 64
+    assert "hosts.yml" in done.stderr.partition("ops: shop is nothing")[0]
