@@ -45,46 +45,29 @@ def doctor(run_doctor):
     )
 
 
-# What is broken, by variables; what its line says then.
-WRONG = [
-    ("inventory", {"gunicorn_threads": 1}, r"bad: gunicorn_threads is 1\..* Fix: set gunicorn"),
-    ("system", {"preflight_release": "buster"}, r"bad: .* runs buster.* Fix: reinstall"),
-    ("system", {"preflight_release": "noble"}, r"warn: .* runs noble: accepted"),
-    ("memory", {"preflight_minimum_ram_mib": 1000000}, r"bad: .* MiB of memory\. Fix: resize"),
-    ("disk", {"preflight_minimum_disk_mib": 1000000}, r"bad: .*too little free.* Fix: free"),
-    ("apt", {"site_http_proxy": "http://127.0.0.1:9"}, r"bad: .*cannot reach 127\.0\.0\.1"),
-    ("postgresql", {"postgresql_version": 14}, r"bad: .* cluster, but .* Fix: set postgresql"),
-    ("budget", {"preflight_ram_mib": 400}, r"bad: .* would need \d+ MiB.* Fix: lower gunicorn"),
-    ("budget", {"postgresql_max_connections": 12}, r"bad: .* may open \d+ connections"),
-    ("updates", {"doctor_lists_max_hours": 0}, r"warn: last looked for .* Fix: apt-get update"),
-    ("dns", {"site_domains": ["nobody.invalid"]}, r"bad: nobody\.invalid does not resolve"),
-    ("dns", {"site_domains": ["localhost"]}, r"warn: localhost is .*127\.0\.0\.1"),
-    ("dns", {"site_domains": ["_"]}, r"off: site_domains names no domain"),
-    ("secrets", {"flask_app_environment": {"API_KEY": "CHANGE_ME"}}, r"bad: .*nt\.API_KEY"),
-    ("secrets", {"site_domains": ["shop.example.org"]}, r"bad: .*site_domains"),
-]
-
-
-def in_few_runs(cases: list[tuple]) -> list[list[tuple]]:
-    """Put cases into runs, in which no check and no variable stands twice: a run takes 10 s."""
-    runs: list[list[tuple]] = []
-    for check, variables, said in cases:
-        for run in runs:
-            if all(check != other and not variables.keys() & given for other, given, _ in run):
-                run.append((check, variables, said))
-                break
-        else:
-            runs.append([(check, variables, said)])
-    return runs
-
-
 @pytest.mark.parametrize(
-    "cases", in_few_runs(WRONG), ids=lambda cases: "-".join(case[0] for case in cases)
+    ("check", "variables", "said"),
+    [
+        ("inventory", {"gunicorn_threads": 1}, r"bad: gunicorn_threads is 1\..* Fix: set gunicorn"),
+        ("system", {"preflight_release": "buster"}, r"bad: .* runs buster.* Fix: reinstall"),
+        ("system", {"preflight_release": "noble"}, r"warn: .* runs noble: accepted"),
+        ("memory", {"preflight_minimum_ram_mib": 1000000}, r"bad: .* MiB of memory\. Fix: resize"),
+        ("disk", {"preflight_minimum_disk_mib": 1000000}, r"bad: .*too little free.* Fix: free"),
+        ("apt", {"site_http_proxy": "http://127.0.0.1:9"}, r"bad: .*cannot reach 127\.0\.0\.1"),
+        ("postgresql", {"postgresql_version": 14}, r"bad: .* cluster, but .* Fix: set postgresql"),
+        ("budget", {"preflight_ram_mib": 400}, r"bad: .* would need \d+ MiB.* Fix: lower gunicorn"),
+        ("budget", {"postgresql_max_connections": 12}, r"bad: .* may open \d+ connections"),
+        ("updates", {"doctor_lists_max_hours": 0}, r"warn: last looked for .* Fix: apt-get update"),
+        ("dns", {"site_domains": ["nobody.invalid"]}, r"bad: nobody\.invalid does not resolve"),
+        ("dns", {"site_domains": ["localhost"]}, r"warn: localhost is .*127\.0\.0\.1"),
+        ("dns", {"site_domains": ["_"]}, r"off: site_domains names no domain"),
+        ("secrets", {"flask_app_environment": {"API_KEY": "CHANGE_ME"}}, r"bad: .*nt\.API_KEY"),
+        ("secrets", {"site_domains": ["shop.example.org"]}, r"bad: .*site_domains"),
+    ],
 )
-def test_a_wrong_setting_or_a_small_host_shows_in_its_line(doctor, cases):
-    report = doctor(**{name: value for case in cases for name, value in case[1].items()})
-    for check, _, said in cases:
-        assert re.search(said, report.line(check)), report
+def test_a_wrong_setting_or_a_small_host_shows_in_its_line(doctor, check, variables, said):
+    report = doctor(**variables)
+    assert re.search(said, report.line(check)), report
 
 
 def test_what_is_well_is_said_to_be_ok(doctor, variables):
