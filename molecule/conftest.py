@@ -209,8 +209,12 @@ def pytest_runtest_makereport(item, call):
     """Add the last lines of the host's journal to the report of a test that failed."""
     report = yield
     if report.failed and "host" in getattr(item, "funcargs", {}):
-        journal = item.funcargs["host"].run("journalctl --no-pager --lines 40 --priority 5")
-        report.sections.append(("journal of the host", journal.stdout))
+        try:
+            journal = item.funcargs["host"].run("journalctl --no-pager --lines 40 --priority 5")
+            said = journal.stdout
+        except RuntimeError as unreachable:
+            said = str(unreachable)
+        report.sections.append(("journal of the host", said))
     return report
 
 

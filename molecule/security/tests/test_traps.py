@@ -17,7 +17,7 @@ TRAPS = {
     CREATE VIEW alembic_version AS SELECT rise() AS version_num;""",
     "a function that fits better than PostgreSQL's own": RISE
     + """CREATE FUNCTION format(text, name, name) RETURNS text LANGUAGE sql
-        AS $$ SELECT rise() || pg_catalog.format($1, $2, $3) $$;""",
+        AS $$ SELECT pg_catalog.left(rise(), 0) || pg_catalog.format($1, $2, $3) $$;""",
     "a type that is cast by a function": RISE
     + """ALTER TABLE alembic_version RENAME TO aside;
     CREATE TYPE trap AS ENUM ('x');
