@@ -504,8 +504,8 @@ usual pool; ours is the unit that `site.yml` made, through nginx.
 
 ### How many workers
 
-{workers_text(figures)} The rest of 2n+1's reason is that it is taught, and that it costs memory
-rather than answers; [decision 24](decisions/0024-how-many-workers.md) weighs it.
+{workers_text(figures)} [Decision 24](decisions/0024-how-many-workers.md) says why it is the default
+all the same or not, and which number to choose when.
 
 ![Requests/s by number of workers]({PICTURES["workers"].name})
 
