@@ -188,8 +188,10 @@ class Reader:
         """Return what this reader types for what a page says."""
         for pattern, typed in SUBSTITUTED:
             text = re.sub(pattern, typed, text)
-        for name in re.findall(r"(?<!\$)\{([a-z]+)\}", text):
-            text = text.replace(f"{{{name}}}", getattr(self, name)())
+        for find_out in (self.current, self.older, self.dump, self.moment, self.point):
+            place = f"{{{find_out.__name__}}}"
+            if place in text:
+                text = text.replace(place, find_out())
         return text
 
     # -- what a page takes for granted
