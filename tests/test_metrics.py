@@ -97,3 +97,20 @@ def test_what_is_told_is_in_the_format_of_prometheus():
     assert 'slipway_http_request_duration_seconds_sum{app="shop"} 2.0\n' in text
     assert text.endswith("# TYPE slipway_reboot_required gauge\nslipway_reboot_required 1\n")
     assert text.count("# TYPE slipway_http_request_duration_seconds ") == 1
+
+
+def test_a_broken_certificate_has_ended_and_a_red_backup_is_told(tmp_path, monkeypatch):
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop/fullchain.pem").write_text("no certificate")
+    status = tmp_path / "status.json"
+    lines = '{"backup": {"state": "bad"}, "drill": {"state": "ok"}}'
+    status.write_text(f'{{"checked": "2026-11-25T20:00:00Z", "lines": {lines}}}')
+    monkeypatch.setattr(metrics.host_look, "BACKUP", status)
+    told = metrics.Metrics()
+    metrics.tell_certificates(told, tmp_path)
+    metrics.tell_backup(told)
+    text = told.text()
+    assert 'slipway_certificate_end_seconds{name="shop"} 0\n' in text
+    assert "slipway_backup_checked_seconds 1795636800\n" in text
+    assert 'slipway_backup_state{line="backup"} 2\n' in text
+    assert 'slipway_backup_state{line="drill"} 0\n' in text

@@ -155,6 +155,12 @@ def test_the_rules_have_the_bounds_of_the_inventory(rules, knob):
     assert all(rule["health"] == "ok" for rule in rules.values())
 
 
+def test_a_clock_that_nobody_keeps_is_an_alert_where_it_is_watched(rules, metric, knob):
+    is_kept = metric("node_timex_sync_status", "job")["node"] == 1
+    state = rules.get("ClockOff", {}).get("state", "inactive")
+    assert (state != "inactive") == (knob("monitoring_clock", False) and not is_kept)
+
+
 def span(seconds: int) -> str:
     """Return a duration as Prometheus writes it."""
     minutes, rest = divmod(seconds, 60)
