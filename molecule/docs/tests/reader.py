@@ -304,5 +304,4 @@ class Reader:
 
     def point(self) -> str:
         """Return the name of a restore point of now."""
-        self.server("slipway-backup point before-import")
-        return "before-import"
+        return self.server("slipway-backup point before-import").split()[-1]  # with its time
