@@ -118,18 +118,20 @@ def steps_of_the_page(heading: str) -> str:
     return re.search(r"```sh\n(.*?)```", text, re.DOTALL)[1]
 
 
-def killed_at(host, step: str, *properties: str) -> None:
-    """Run the upgrade's unit, and kill all of it once it is at a step."""
-    options = " ".join(f"--property={one}" for one in properties)
+def bring_to(host, step: str, *properties: str) -> None:
+    """Begin the upgrade in its unit, and return once it is at a step."""
+    options = " ".join(f"--property='{one}'" for one in properties)
     run = f"systemd-run --unit=slipway-upgrade --collect {options} slipway-backup upgrade --yes"
     host.check_output("bash -c %s", run)
     wait = f"""until grep -qs '"step": "{step}"' {JOURNAL}; do sleep 0.02; done"""
     host.check_output("timeout 200 bash -c %s", wait)
     if step == "copying":
         host.check_output("timeout 60 bash -c 'until pgrep pg_upgrade$; do sleep 0.02; done'")
+
+
+def kill(host) -> None:
+    """Kill all of that unit, and return once nothing of it is left."""
     host.check_output("systemctl kill --signal=KILL slipway-upgrade")
-    host.check_output(
-        "timeout 120 bash -c 'while systemctl is-active -q slipway-upgrade || "
-        "systemctl show --value --property=SubState slipway-upgrade | grep -q post;"
-        " do sleep 0.2; done'"
-    )
+    state = "systemctl show --value --property=ActiveState slipway-upgrade"
+    wait = f"until {state} | grep -Eq 'inactive|failed'; do sleep 0.2; done"
+    host.check_output("timeout 120 bash -c %s", wait)

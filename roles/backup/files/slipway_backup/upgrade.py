@@ -633,7 +633,7 @@ def plan_back(settings: Settings) -> str:
             "There is no cluster to go back to.",
             f"{common.STATE / JOURNAL}, {CONFIGURATION}",
             "the one that an upgrade has kept aside.",
-            "none; restore a backup where you need an earlier state: ./ops restore.",
+            "./ops restore brings an earlier state back, from a backup.",
         )
     if settings.version < kept.version:
         raise problem(
