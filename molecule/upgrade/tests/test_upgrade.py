@@ -311,6 +311,7 @@ def test_a_release_whose_interpreter_is_gone_is_made_anew(host, run_ops, site):
 
 
 def test_what_is_left_of_the_old_system_can_go(host, site, run_ops, serving):
+    by_hand(host, "while systemctl is-active -q slipway-backup; do sleep 1; done")
     by_hand(host, steps_of_the_page("What is left"))
     assert host.run("ls -d /var/lib/postgresql/15/main").rc != 0
     assert host.run("dpkg -l postgresql-15 python3.11-minimal | grep ^ii").stdout == ""

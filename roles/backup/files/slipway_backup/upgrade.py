@@ -538,10 +538,10 @@ def write_settings(settings: Settings, version: int) -> Settings:
 
 def open_again(settings: Settings, journal: dict) -> None:
     """Let visitors in; from here on what they write would be lost by going back."""
-    journal["step"] = "settling"
-    journal["stopped"] = common.now()
-    common.record(JOURNAL, journal)
-    common.record(restore.RESTORES, {"restores": []})  # its time lines begin anew
+    if journal["step"] == "switching":
+        common.record(restore.RESTORES, {"restores": []})  # its time lines begin anew
+        journal |= {"step": "settling", "stopped": common.now()}
+        common.record(JOURNAL, journal)
     remove_pages(journal)
     restore.start_applications(settings)
 
@@ -606,7 +606,7 @@ def recover(settings: Settings) -> Settings:
             if step == "switching":
                 settings = switch(settings, old, new)
                 pass_gate(settings)
-                open_again(settings, journal)
+            open_again(settings, journal)
             settle(settings, journal)
         except BackupError as error:
             if step == "switching" and journal["boot"] == BOOT.read_text():
