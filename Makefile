@@ -6,7 +6,7 @@ SCENARIO ?= default
 run = @$(PYTHON) tests/run.py
 
 .PHONY: help demo demo-down test test-all check lint setup converge verify destroy \
-	bench-provision bench-deploy bench-postgresql lock clean
+	bench-provision bench-deploy lock clean
 .NOTPARALLEL:
 
 help: ## Show this list
@@ -47,9 +47,6 @@ bench-provision: ## Measure provisioning against a plain shell script
 
 bench-deploy: ## Measure what users notice of a deploy, beside other ways
 	$(run) tool python tests/benchmarks/deploy.py
-
-bench-postgresql: ## Measure what the database's settings are good for
-	$(run) tool python tests/benchmarks/postgresql.py
 
 lock: ## Pin what the tools in requirements.txt bring along
 	$(run) lock
