@@ -6,7 +6,7 @@ SCENARIO ?= default
 run = @$(PYTHON) tests/run.py
 
 .PHONY: help demo demo-down test test-all check lint setup converge verify destroy \
-	bench bench-backup bench-deploy bench-postgresql bench-provision faults pictures lock clean
+	bench bench-backup bench-deploy bench-provision faults pictures lock clean
 .NOTPARALLEL:
 
 help: ## Show this list
@@ -53,9 +53,6 @@ bench-deploy: ## Measure what users notice of a deploy, beside other ways
 
 bench-backup: ## Measure backups and restores of 10 MB and 1 GB
 	$(run) tool python tests/benchmarks/restore.py
-
-bench-postgresql: ## Measure what the database's settings are good for
-	$(run) tool python tests/benchmarks/postgresql.py
 
 faults: ## Break a host in every way, and write down what came of it; takes an hour
 	$(run) tool python tests/benchmarks/reliability.py

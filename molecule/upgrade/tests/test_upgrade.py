@@ -317,7 +317,7 @@ def test_what_is_left_of_the_old_system_can_go(host, site, run_ops, serving):
     assert host.run("dpkg -l postgresql-15 python3.11-minimal | grep ^ii").stdout == ""
     machine("stop")
     machine("start")
-    by_hand(host, "until curl -fsS http://127.0.0.1/health/ready; do sleep 1; done", 60)
+    by_hand(host, "until systemctl is-active webapp.target; do sleep 1; done; sleep 3", 60)
     assert serving() == 17
     done = run_ops("doctor")
     assert "version 17." in done.stdout
