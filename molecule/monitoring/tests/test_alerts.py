@@ -58,7 +58,8 @@ def certificate(days: int) -> str:
             "BackupBad",
             "backup",
             f"mv {REPOSITORY} {REPOSITORY}.away; {CHECK} || true",
-            f"rm -rf {REPOSITORY}; mv {REPOSITORY}.away {REPOSITORY}; {CHECK}",
+            f"[ ! -d {REPOSITORY}.away ] || {{ rm -rf {REPOSITORY};"
+            f" mv {REPOSITORY}.away {REPOSITORY}; }}; {CHECK}",
             "",
         ),
         (
