@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "roles/backup/files"))
 
-from slipway_backup import common, drill, elsewhere, restore, upgrade, watch
+from slipway_backup import backup, common, drill, elsewhere, restore, upgrade, watch
 
 SETTINGS = common.Settings(
     version=15,
@@ -477,3 +477,18 @@ def test_an_error_of_ssh_or_rsync_gets_its_meaning(said, meaning):
     assert f"The {'disk of the ' if 'full' in meaning else ''}other machine {meaning}" in explained
     assert said in explained
     assert "Fix:" in explained
+
+
+def test_a_lost_repository_is_refused_again_and_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "STATE", tmp_path)
+    monkeypatch.setattr(common, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(common, "info_of_readable", lambda: {"name": "main"})
+    monkeypatch.setattr(
+        backup, "prepare", lambda settings, stanza: backup.must_not_begin_anew(settings, stanza)
+    )
+    repository = {"number": 1, "path": "/srv/b", "restic": "/srv/b/files"}
+    settings = dataclasses.replace(SETTINGS, repositories=[repository])
+    common.record("backup.json", {"repositories": ["/srv/b/files"]})
+    for _ in range(2):
+        with pytest.raises(common.BackupError, match="has lost its backups"):
+            backup.run(settings, full=False)

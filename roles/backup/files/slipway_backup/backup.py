@@ -120,11 +120,12 @@ def run(settings: Settings, full: bool) -> None:
     What one repository refuses is told at the end; the others get theirs all the same.
     """
     with common.recorded("backup.json", 7200) as facts:
+        # Remembered whatever happens: else the next run would begin a lost repository anew.
+        known = facts["repositories"] = common.read("backup.json").get("repositories", [])
         stanza = common.info_of_readable()
         prepared = prepare(settings, stanza)
         if prepared != "ready":
             raise BackupError(prepared)
-        known = common.read("backup.json").get("repositories", [])
         problems = common.unreadable_of(stanza)
         for repository in settings.repositories:
             if (number := repository["number"]) in problems:
