@@ -17,6 +17,7 @@ SECONDS = 900
 SUBSTITUTED = [
     # The server and the names of things on it.
     (r"203\.0\.113\.10\b(?=.*ansible_user: root})", f"{ADDRESS}, ansible_port: 2222"),
+    (r"\bssh root@HOST\b", f"ssh -p 2222 root@{ADDRESS}"),
     (r"\bwebapp(?=[.@*])|(?<=/srv/)webapp", "shop"),
     (r"(?<=flask_app_rollback_to=)\S+", "{older}"),
     (r"(?<=--release )\S+", "{current}"),
