@@ -54,7 +54,7 @@ bench-deploy: ## Measure what users notice of a deploy, beside other ways
 bench-backup: ## Measure backups and restores of 10 MB and 1 GB
 	$(run) tool python tests/benchmarks/restore.py
 
-faults: ## Break a host in every way, and write down what came of it; takes an hour
+faults: ## Break a host on purpose, and write down what came of it
 	$(run) tool python tests/benchmarks/reliability.py
 
 pictures: ## Draw the pictures of docs/ from their text

@@ -16,14 +16,14 @@ def slow(milliseconds: int) -> dict:
     return {"milliseconds": milliseconds}
 
 
-@bp.get("/endless")
+@bp.post("/endless")
 def endless() -> dict:
     """Calculate for ever; other threads of this worker go on."""
     while True:
         pass
 
 
-@bp.get("/stuck")
+@bp.post("/stuck")
 def stuck() -> dict:
     """Calculate for ever in one instruction, with the lock that every thread of Python needs."""
     return {"found": re.match(r"(a+)+$", "a" * 64 + "b")}

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What a host survives: every fault of the scenarios faults and faults-vm, in one table.
+"""What a host survives: every fault of the scenario faults, in one table.
 
-Both scenarios are run whole, then their rows are written to docs/reliability.md; without `make`:
+The scenario is run whole, then its rows are written to docs/reliability.md; without `make`:
 
-    .venv/bin/python tests/benchmarks/faults.py [--last]
+    .venv/bin/python tests/benchmarks/reliability.py [--last]
 
---last writes what the last runs of the two have measured, and runs nothing.
+--last writes what the last run has measured, and runs nothing.
 """
 
 import argparse
@@ -20,34 +20,27 @@ sys.path.append(str(ROOT / "molecule/faults/tests"))
 
 from faults import Table, table
 
+SCENARIO = "faults"
 PAGE = ROOT / "docs/reliability.md"
 BEGIN, END = "<!-- faults:begin -->", "<!-- faults:end -->"
-SCENARIOS = {
-    "faults": "Debian 12 in a container",
-    "faults-vm": "Debian 12 as an emulated machine, ten times slower (VM)",
-}
 
 
-def test(scenario: str) -> None:
-    """Run a scenario from its hosts' creation to their end."""
-    Table(scenario).clear()
+def test() -> None:
+    """Run the scenario from its host's creation to its end."""
     molecule = Path(sys.executable).with_name("molecule")
-    done = subprocess.run([molecule, "test", "--scenario-name", scenario], cwd=ROOT)
+    done = subprocess.run([molecule, "test", "--scenario-name", SCENARIO], cwd=ROOT)
     if done.returncode != 0:
-        sys.exit(f"Problem: the scenario {scenario} failed, so {PAGE.name} stays as it is.")
+        sys.exit(f"Problem: the scenario {SCENARIO} failed, so {PAGE.name} stays as it is.")
 
 
 def section() -> str:
-    """Return the table of both scenarios, and what was measured where and when."""
-    rows, where = {}, []
-    for scenario, host in SCENARIOS.items():
-        path = Table(scenario).path
-        if not path.exists():
-            sys.exit(f"Problem: {scenario} was not run here.\nFix: make faults")
-        kept = json.loads(path.read_text())
-        rows |= kept["rows"]
-        where.append(f"{host}: {kept['machine']}")
-    return f"{BEGIN}\n{table(rows)}\n\nMeasured by `make faults`. {'; '.join(where)}.\n{END}"
+    """Return the table, and on what it was measured."""
+    path = Table(SCENARIO).path
+    if not path.exists():
+        sys.exit(f"Problem: {SCENARIO} was not run here.\nFix: make faults")
+    kept = json.loads(path.read_text())
+    measured = f"Measured in a container with Debian 12: {kept['machine']}. Again: `make faults`."
+    return f"{BEGIN}\n{table(kept['rows'])}\n\n{measured}\n{END}"
 
 
 def main() -> None:
@@ -55,8 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--last", action="store_true", help="run nothing")
     if not parser.parse_args().last:
-        for scenario in SCENARIOS:
-            test(scenario)
+        test()
     text = section()
     print(text)
     write_page(text, BEGIN, END, PAGE)

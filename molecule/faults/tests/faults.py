@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[2] / "deploy/tests"))
 
-from load import Answer, Load
+from load import Answer, Client, Load, Slow
 
 PROJECT = Path(__file__).parents[3]
 HOST = str(PROJECT / "molecule/hosts/host")
@@ -189,7 +189,8 @@ def machine() -> str:
     """Describe the machine that was measured on, and when."""
     cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     today = datetime.datetime.now(datetime.UTC).date()
-    return f"{cpu[1] if cpu else os.uname().machine}, {os.cpu_count()} vCPU, {today}"
+    load = f"load average {os.getloadavg()[1]:.0f}"
+    return f"{cpu[1] if cpu else os.uname().machine}, {os.cpu_count()} vCPU, {today}, {load}"
 
 
 def requests(token: str, names: itertools.count) -> tuple:
@@ -199,6 +200,12 @@ def requests(token: str, names: itertools.count) -> tuple:
         return json.dumps({"name": f"{token}-{next(names)}"})
 
     return (("GET", "/users?per_page=5", None), ("GET", "/version", None), ("POST", "/users", user))
+
+
+def slow_post(address: str, path: str) -> Slow:
+    """Begin a request that nginx sends only once: a GET over a kept connection it tries again."""
+    client = Client(address, {}, [], False, None)
+    return Slow(lambda: client.ask("POST", path, "{}"))
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 testinfra_hosts = ["ansible://application"]
 
 FLOOD = str(Path(__file__).with_name("flood.py"))
-WAIT_MILLISECONDS = 100
+WAIT_MILLISECONDS = 200
 TIMES, SECONDS = 10, 60
 
 
@@ -67,7 +67,8 @@ def test_ten_times_the_load_is_refused_quickly_and_over_in_five_seconds(
     assert told["statuses"] == {}  # nothing but these two
     assert told["per_second"] > 0.9 * TIMES * carried
     assert accepted["number"] > 0.7 * carried * SECONDS
-    assert refused["p99"] < 0.5
+    assert refused["median"] < 0.1
+    assert refused["p99"] < 2  # the asking shares its processors with the answering
     assert accepted["longest"] < 10
     assert {answer.status for answer in seen.failed} <= {503}
     assert seen.seconds < 5

@@ -70,7 +70,7 @@ def test_no_connection_left_is_said_and_over_when_there_is_one(host, server, fau
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE usename = 'webapp' AND application_name <> 'taker'"
             )
-        server.must("while pgrep --full take.py >/dev/null; do sleep 0.1; done")
+        server.must("while pgrep --full [t]ake.py >/dev/null; do sleep 0.1; done")
         seen.ends()
     assert int(server.must("cat /run/taken")) > 50
     assert seen.failed
