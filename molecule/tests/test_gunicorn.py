@@ -212,6 +212,8 @@ def test_a_restart_of_postgresql_is_survived(host, site, workers):
 def test_tcp_is_open_only_where_it_was_asked_for(host, knob):
     bind = knob("gunicorn_bind", "")
     ports = {"5432", "22", "80", "53", *([bind.rpartition(":")[2]] if bind else [])}
+    if knob("site_monitoring", True):
+        ports |= {"9090", "9093", "9100", "9112", "9113", "9187"}  # on loopback: test_monitoring.py
     listening = host.check_output("ss --listening --tcp --numeric --no-header")
     seen = {line.split()[3].rpartition(":")[2] for line in listening.splitlines()}
     assert seen <= ports
