@@ -111,6 +111,7 @@ def run_playbook(name: str, host, *arguments: str) -> subprocess.CompletedProces
     command = ["ansible-playbook", "--inventory", str(Path(INVENTORY).parent)]
     command += ["--limit", f"{host.backend.host},localhost", *arguments, name]
     settings = {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+    settings["ANSIBLE_FORCE_COLOR"] = "0"  # which molecule sets
     settings["TZ"] = "Asia/Ho_Chi_Minh"  # users do not live in UTC; the host's clock does
     return subprocess.run(
         command, cwd=PROJECT, capture_output=True, text=True, env=os.environ | settings

@@ -16,12 +16,12 @@ def status(host, run_ops):
 
 
 def test_the_status_takes_less_than_three_seconds(status):
-    took = []
-    for _ in range(5):  # of which one must have had the machine for itself
+    took = [SECONDS]
+    while took[-1] >= SECONDS and len(took) < 15:  # one of them must have the machine for itself
         began = time.monotonic()
         assert status("status").returncode == 0
         took.append(time.monotonic() - began)
-    assert min(took) < SECONDS, took
+    assert took[-1] < SECONDS, took
 
 
 def test_the_status_says_what_the_system_says(host, app, release, workers, site, sql, status):
