@@ -1,27 +1,16 @@
-"""The status is there in seconds, and says what the running system says."""
+"""The status says what the running system says. How soon: in the scenario deploy, which is alone."""
 
 import json
-import time
 
 import pytest
 
 testinfra_hosts = ["ansible://application"]
-SECONDS = 3
 
 
 @pytest.fixture
 def status(host, run_ops):
     """Return a function that asks for the status of this host alone."""
     return lambda *more: run_ops("--limit", host.backend.host, *more)
-
-
-def test_the_status_takes_less_than_three_seconds(status):
-    took = [SECONDS]
-    while took[-1] >= SECONDS and len(took) < 15:  # one of them must have the machine for itself
-        began = time.monotonic()
-        assert status("status").returncode == 0
-        took.append(time.monotonic() - began)
-    assert took[-1] < SECONDS, took
 
 
 def test_the_status_says_what_the_system_says(host, app, release, workers, site, sql, status):
