@@ -1,4 +1,4 @@
-"""The status says what the running system says. How soon: in the scenario deploy, which is alone."""
+"""The status says what the running system says. How soon it does: in the scenario deploy."""
 
 import json
 
