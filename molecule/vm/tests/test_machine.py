@@ -106,7 +106,7 @@ def test_the_kernel_keeps_what_it_was_told_after_a_reboot(host):
         "kernel.sysrq": 0,
         "net.core.bpf_jit_harden": 2,
         "dev.tty.ldisc_autoload": 0,
-        "fs.protected_fifos": 2,
+        "fs.protected_fifos": 1,
         "fs.protected_hardlinks": 1,
         "fs.protected_regular": 2,
         "fs.protected_symlinks": 1,
