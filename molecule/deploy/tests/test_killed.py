@@ -36,9 +36,9 @@ def test_a_killed_run_needs_no_help(host, phase, good, start, play, load, curren
     assert "changed=0" in play()
 
 
-def test_the_second_of_two_deploys_says_who_is_first(host, good, start, play, current):
-    good.change()
-    first = start()
+def test_the_second_of_two_deploys_says_who_is_first(host, spoilt, start, play, current):
+    spoilt.append("app.py", "\n\ntime.sleep(5)\n")  # so that the second comes while it is at work
+    first = start(source=spoilt)
     wait_for_phase("build")
     output = play(fails=True)
     user = os.environ.get("USER", "root")
