@@ -126,7 +126,9 @@ def scenarios_of_shell(tmp_path, monkeypatch, **commands):
     monkeypatch.setattr(suite, "ROOT", tmp_path)
     monkeypatch.setattr(suite, "LOGS", tmp_path)
     return [
-        suite.Check(name, ["sh", "-c", line], tmp_path, is_pytest=False, scenario=name)
+        suite.Check(
+            f"molecule {name}", ["sh", "-c", line], tmp_path, is_pytest=False, scenario=name
+        )
         for name, line in commands.items()
     ]
 
@@ -146,7 +148,7 @@ def test_the_emulated_machine_runs_beside_the_others_and_not_beside_a_measuremen
     shown = capsys.readouterr().out
     assert shown.splitlines()[-1] == "3 passed, 0 failed"
     assert "hidden" not in shown
-    assert (tmp_path / "vm.log").read_text() == "hidden\n"
+    assert (tmp_path / "molecule-vm.log").read_text() == "hidden\n"
 
 
 def test_what_fails_beside_fails_the_run(tmp_path, monkeypatch, capsys):

@@ -19,8 +19,8 @@ LAST_LINES = 40
 MOLECULE_GAVE_UP = "An error occurred during the test sequence"
 # Scenarios which only `make test-all` runs.
 EXHAUSTIVE = ("backup", "docs", "faults", "monitoring", "ops", "security", "upgrade")
-# An emulated machine keeps one core busy for very long: it gets the other one's company.
-BESIDE_OTHERS = ("vm",)
+# They keep one core busy for long: the other one does what follows. (An emulated machine has one.)
+BESIDE_OTHERS = ("house tests", "molecule vm")
 # They measure what users notice: nothing runs beside them.
 ALONE = ("deploy", "faults")
 # Molecule would draw a frame around pytest's output, and wrap its lines.
@@ -46,7 +46,7 @@ class Check:
     @property
     def beside_others(self):
         """Tell whether it runs while the following checks do."""
-        return self.scenario in BESIDE_OTHERS
+        return self.name in BESIDE_OTHERS
 
     @property
     def alone(self):
@@ -75,14 +75,14 @@ def lint():
 def check():
     """Run what needs no test host; return the exit code."""
     setup.prepare("tools", "lint", "app")
-    return run([*linters(), *quick_tests()])
+    return run([*quick_tests(), *linters()])
 
 
 def test(exhaustive):
     """Run everything; return the exit code."""
     setup.prepare(*setup.EVERYTHING, *(setup.RARELY.values() if exhaustive else ()))
     setup.need_root_without_questions()
-    return run([*linters(), *quick_tests(), *scenarios(exhaustive), *benchmarks(exhaustive)])
+    return run([*quick_tests(), *linters(), *scenarios(exhaustive), *benchmarks(exhaustive)])
 
 
 def linters():
@@ -126,7 +126,7 @@ def quick_tests():
 def scenarios(exhaustive):
     """Return the Molecule scenarios: what runs beside others first, what runs alone last."""
     names = [path.parent.name for path in ROOT.glob("molecule/*/molecule.yml")]
-    order = {"default": 1} | dict.fromkeys(BESIDE_OTHERS, 0) | dict.fromkeys(ALONE, 3)
+    order = {"vm": 0, "default": 1} | dict.fromkeys(ALONE, 3)
     names.sort(key=lambda name: (order.get(name, 2), name))
     return [
         Check(f"molecule {name}", ["molecule", "test", "--scenario-name", name], scenario=name)
