@@ -55,7 +55,9 @@ class Database:
         :raises ReleaseError: where the database does not answer.
         """
         psql = ["psql", "--no-psqlrc", "--tuples-only", "--no-align", "--command", query]
-        return run(psql, shown="psql", timeout=30, **self.as_owner).strip()
+        # A warning is no value: after an upgrade of the system each answer comes with one.
+        options = {"stderr": subprocess.PIPE, "timeout": 30}
+        return run(psql, shown="psql", **options, **self.as_owner).strip()
 
     def revision(self) -> str:
         """Return the revision that Alembic has noted, or "" where it has noted none."""
