@@ -109,13 +109,13 @@ def test_another_revision_or_a_missing_database_is_told():
         (None, "", "warn"),
         (None, "refused", "bad"),
         (60, "", "ok"),
-        (540, "refused", "ok"),
-        (660, "refused", "bad"),
-        (660, "", "bad"),
+        (39 * 60, "refused", "ok"),
+        (41 * 60, "refused", "bad"),
+        (41 * 60, "", "bad"),
     ],
 )
 def test_a_copy_is_judged_by_its_last_success(copied, error, state):
-    settings = dataclasses.replace(SETTINGS, ssh={"host": "192.0.2.7"})
+    settings = dataclasses.replace(SETTINGS, ssh={"host": "192.0.2.7", "minutes": 30})
     last = {"error": error}
     if copied is not None:
         last["copied"] = common.as_time(time.time() - copied)
