@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import getpass
 import sys
 import time
 from pathlib import Path
@@ -449,6 +450,19 @@ def test_what_expired_goes_from_the_copy_but_not_when_all_is_gone(machine, tmp_p
     (tmp_path / "here/pgbackrest/backup/main/backup.info").unlink()
     elsewhere.copy(machine)
     assert (there / "backup.info").exists()
+
+
+def test_a_folder_keeps_its_mode_when_it_is_copied_and_fetched(machine, tmp_path, monkeypatch):
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.chmod(0o755)
+    there.chmod(0o700)
+    elsewhere.copy(machine)
+    assert there.stat().st_mode & 0o777 == 0o700
+    (here / "pgbackrest").rename(tmp_path / "lost")
+    monkeypatch.setattr(elsewhere, "OWNERS", dict.fromkeys(elsewhere.OWNERS, getpass.getuser()))
+    elsewhere.fetch(machine)
+    assert here.stat().st_mode & 0o777 == 0o755
+    assert (here / "pgbackrest/backup/main/20261122-010203F/bundle").read_text() == "rows"
 
 
 def test_the_copy_of_another_cluster_is_left_alone(machine, tmp_path):
