@@ -180,7 +180,8 @@ def test_the_backup_before_the_moment_is_chosen(monkeypatch):
         ("ERROR: [039]: write: No space left on device", "The disk of the repository is full"),
         ("ERROR: [028]: backup and archive info files exist but do not match the database",
          "backups of another cluster"),
-        ("[ProtocolError] HTTP request failed with 403 (Forbidden): <Code>SignatureDoesNotMatch",
+        ("[ProtocolError] HTTP request failed with 403 (Forbidden): <Code>SignatureDoesNotMatch"
+         "</Code><Message>The request signature does not match the signature you provided",
          "The storage refuses the access key"),
         ("Fatal: unable to open config file: Stat: Access Denied.",
          "The storage refuses the access key"),
