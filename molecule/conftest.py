@@ -138,6 +138,7 @@ def run_ops(host):
         options = {"capture_output": True, "text": True, "timeout": 300} | options
         command = [str(PROJECT / "ops"), "--inventory", str(Path(INVENTORY).parent), *arguments]
         settings = {"ANSIBLE_NOCOLOR": "1", "TZ": "Asia/Ho_Chi_Minh"}
+        settings["ANSIBLE_FORCE_COLOR"] = "0"  # which molecule sets
         return subprocess.run(command, env=os.environ | settings, **options)
 
     return run

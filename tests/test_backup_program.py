@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import getpass
 import sys
 import time
 from pathlib import Path
@@ -109,13 +110,13 @@ def test_another_revision_or_a_missing_database_is_told():
         (None, "", "warn"),
         (None, "refused", "bad"),
         (60, "", "ok"),
-        (540, "refused", "ok"),
-        (660, "refused", "bad"),
-        (660, "", "bad"),
+        (39 * 60, "refused", "ok"),
+        (41 * 60, "refused", "bad"),
+        (41 * 60, "", "bad"),
     ],
 )
 def test_a_copy_is_judged_by_its_last_success(copied, error, state):
-    settings = dataclasses.replace(SETTINGS, ssh={"host": "192.0.2.7"})
+    settings = dataclasses.replace(SETTINGS, ssh={"host": "192.0.2.7", "minutes": 30})
     last = {"error": error}
     if copied is not None:
         last["copied"] = common.as_time(time.time() - copied)
@@ -179,7 +180,8 @@ def test_the_backup_before_the_moment_is_chosen(monkeypatch):
         ("ERROR: [039]: write: No space left on device", "The disk of the repository is full"),
         ("ERROR: [028]: backup and archive info files exist but do not match the database",
          "backups of another cluster"),
-        ("[ProtocolError] HTTP request failed with 403 (Forbidden): <Code>SignatureDoesNotMatch",
+        ("[ProtocolError] HTTP request failed with 403 (Forbidden): <Code>SignatureDoesNotMatch"
+         "</Code><Message>The request signature does not match the signature you provided",
          "The storage refuses the access key"),
         ("Fatal: unable to open config file: Stat: Access Denied.",
          "The storage refuses the access key"),
@@ -449,6 +451,19 @@ def test_what_expired_goes_from_the_copy_but_not_when_all_is_gone(machine, tmp_p
     (tmp_path / "here/pgbackrest/backup/main/backup.info").unlink()
     elsewhere.copy(machine)
     assert (there / "backup.info").exists()
+
+
+def test_a_folder_keeps_its_mode_when_it_is_copied_and_fetched(machine, tmp_path, monkeypatch):
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.chmod(0o755)
+    there.chmod(0o700)
+    elsewhere.copy(machine)
+    assert there.stat().st_mode & 0o777 == 0o700
+    (here / "pgbackrest").rename(tmp_path / "lost")
+    monkeypatch.setattr(elsewhere, "OWNERS", dict.fromkeys(elsewhere.OWNERS, getpass.getuser()))
+    elsewhere.fetch(machine)
+    assert here.stat().st_mode & 0o777 == 0o755
+    assert (here / "pgbackrest/backup/main/20261122-010203F/bundle").read_text() == "rows"
 
 
 def test_the_copy_of_another_cluster_is_left_alone(machine, tmp_path):

@@ -112,6 +112,7 @@ class Server:
         command += [str(Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent)]
         command += ["--limit", f"localhost,{self.name}", "--extra-vars", json.dumps(inputs)]
         settings = {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+        settings["ANSIBLE_FORCE_COLOR"] = "0"  # which molecule sets
         done = subprocess.run(
             [*command, *words, playbook],
             cwd=PROJECT,

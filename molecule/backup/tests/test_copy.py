@@ -69,7 +69,7 @@ def test_a_machine_that_does_not_answer_turns_red_and_the_backup_goes_on(host, k
     assert kept.run("systemctl start slipway-copy").returncode != 0
     assert "copy" not in bad(kept.status())  # a line may break for some minutes
     kept.must("systemctl start slipway-backup")
-    changed(archive_max_minutes=0)
+    changed(archive_max_minutes=0, ssh=ssh | {"port": 9, "minutes": 0})
     assert "The other machine does not answer" in bad(kept.status())
 
 
@@ -113,7 +113,7 @@ def test_a_damaged_copy_fails_the_drill_and_can_be_repaired(host, kept, spare):
     assert path.removeprefix(f"{THERE}/copy/") in said
     kept.must("slipway-backup copy --repair")
     kept.must("systemctl start slipway-drill")
-    assert kept.status()["state"] != "bad"
+    assert not bad(kept.status())
 
 
 def test_an_empty_server_takes_over_from_the_copy_alone(host, kept, afterwards):
@@ -138,7 +138,7 @@ def test_an_empty_server_takes_over_from_the_copy_alone(host, kept, afterwards):
     assert kept.is_served()
     kept.back_up()
     kept.must("slipway-backup copy")
-    assert kept.status()["state"] != "bad"
+    assert not bad(kept.status())
     done = kept.run("slipway-backup fetch")
     assert done.returncode != 0
     assert "The repository here holds backups" in done.text

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import CONF, SETTINGS, taken_over
+from conftest import CONF, SETTINGS, bad, taken_over
 
 testinfra_hosts = ["ansible://spare"]
 
@@ -22,7 +22,7 @@ def test_an_empty_server_takes_over_from_the_repository_alone(host, kept, spare,
     spare.empty()
     spare.must("mkdir /var/backups/slipway; tar -C /var/backups/slipway -x", given=packed)
     spare.must("slipway-backup prepare")
-    assert taken_over(spare, kept)["state"] != "bad"
+    assert not bad(taken_over(spare, kept))
 
 
 def test_an_empty_server_takes_over_from_its_second_repository(host, kept, spare, packed):
@@ -41,5 +41,5 @@ def test_an_empty_server_takes_over_from_its_second_repository(host, kept, spare
     settings["repositories"] = [first, first | other]
     spare.must(f"cat > {SETTINGS}", given=json.dumps(settings).encode())
     assert "another cluster" in spare.must("slipway-backup prepare")
-    assert taken_over(spare, kept, backup_restore_repository=2)["state"] != "bad"
+    assert not bad(taken_over(spare, kept, backup_restore_repository=2))
     assert spare.must("ls /var/backups/slipway/pgbackrest/backup/main")

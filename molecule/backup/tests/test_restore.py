@@ -4,6 +4,7 @@ import json
 import time
 
 import pytest
+from conftest import bad
 
 testinfra_hosts = ["ansible://kept"]
 
@@ -129,4 +130,4 @@ def test_a_killed_restore_is_red_and_succeeds_when_run_again(host, kept, step):
     assert kept.names() == names | {since}
     assert kept.is_served()
     kept.must("while systemctl is-active --quiet slipway-backup; do sleep 1; done")
-    assert kept.status()["state"] != "bad"
+    assert not bad(kept.status())

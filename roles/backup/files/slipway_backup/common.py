@@ -109,6 +109,12 @@ MEANINGS = (
     (r"unable to verify certificate|unable to find hostname|x509:|certificate signed by",
      "The storage's certificate is not trusted.",
      "its name as endpoint of backup_s3; base_ca_certificates where its CA is your own."),
+    # Before the next: its long answer has words of others, too.
+    (r"SignatureDoesNotMatch|InvalidAccessKeyId|AccessDenied|Access Denied|403 \(Forbidden\)"
+     r"|Access Key Id you provided|request signature we calculated",
+     "The storage refuses the access key.",
+     "access_id and access_secret of backup_s3, and what that key may do: read, write, list and "
+     "delete in the bucket."),
     (r"cipher header invalid|unable to flush|CryptoError|\[095\]|decrypt|found outside of section",
      "The passphrase is not the repository's (or a file of it is damaged).",
      "backup_passphrase as it was when the repository was made."),
@@ -119,11 +125,6 @@ MEANINGS = (
      "The repository holds the backups of another cluster.",
      "bring that cluster back (playbooks/restore-database.yml), or give this one another "
      "repository (backup_path, backup_s3)."),
-    (r"SignatureDoesNotMatch|InvalidAccessKeyId|AccessDenied|Access Denied|403 \(Forbidden\)"
-     r"|Access Key Id you provided|request signature we calculated",
-     "The storage refuses the access key.",
-     "access_id and access_secret of backup_s3, and what that key may do: read, write, list and "
-     "delete in the bucket."),
     (r"NoSuchBucket|bucket does not exist",
      "The storage has no such bucket.",
      "make it, or correct bucket and region of backup_s3."),

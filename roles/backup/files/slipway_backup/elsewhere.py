@@ -26,7 +26,10 @@ KNOWN_HOSTS = Path("/etc/slipway/backup/known_hosts")
 MARK = "cluster.json"  # tells in the folder of the repository whose it is
 RECORD = "copy.json"
 LISTS = "backup.info*"  # pgBackRest's, of the backups that there are
-NOT_OURS = ["--exclude=*.pgbackrest.tmp", "--exclude=/lost+found"]
+UNFINISHED = "*.pgbackrest.tmp"
+# What the folder holds, and whose it is here. It is these that are copied, not the folder: its mode
+# is each machine's own.
+OWNERS = {"pgbackrest": "postgres", "files": "root", "files.password": "root", MARK: "root"}
 MEANINGS = (
     (r"Permission denied \(publickey|Permission denied, please",
      "The other machine refuses the key of this host.",
@@ -120,13 +123,19 @@ def mark_here(settings: Settings) -> int | None:
     return json.loads(path.read_text())["system"] if path.exists() else None
 
 
+def names_there(settings: Settings) -> list[str]:
+    """Return what of ours is in the folder on the other machine."""
+    listed = rsync(settings, "--no-recursive", "--dirs", "--list-only", place(settings))
+    found = {line.split()[-1] for line in listed.splitlines() if line.strip()}
+    return [name for name in OWNERS if name in found]
+
+
 def mark_there(settings: Settings) -> int | None:
     """Return whose the copy is; None where there is none.
 
     :raises BackupError: where the other machine does not answer.
     """
-    listed = rsync(settings, "--no-recursive", "--dirs", "--list-only", place(settings))
-    if not any(line.split()[-1:] == [MARK] for line in listed.splitlines()):
+    if MARK not in names_there(settings):
         return None
     with tempfile.TemporaryDirectory() as own:
         rsync(settings, place(settings, MARK), f"{own}/")
@@ -145,7 +154,8 @@ def is_anothers(settings: Settings, system: int) -> bool:
 
 def send(settings: Settings, *options: str) -> str:
     """Send what is new."""
-    return rsync(settings, *NOT_OURS, *options, f"{folder(settings)}/", place(settings))
+    ours = [str(folder(settings) / name) for name in OWNERS if (folder(settings) / name).exists()]
+    return rsync(settings, f"--exclude={UNFINISHED}", *options, *ours, place(settings))
 
 
 def bring_up_to_date(settings: Settings, *options: str) -> None:
@@ -254,8 +264,10 @@ def fetch(settings: Settings) -> str:
             )
         for name in ("pgbackrest", "files"):
             shutil.rmtree(path / name, ignore_errors=True)
-        rsync(settings, place(settings), f"{path}/")
-        for name, owner in (("pgbackrest", "postgres"), ("files", "root"), (MARK, "root")):
+        names = names_there(settings)
+        rsync(settings, *(place(settings, name) for name in names), f"{path}/")
+        for name in names:
+            owner = OWNERS[name]
             common.run(["chown", "--recursive", f"{owner}:{owner}", str(path / name)])
     return f"Full backups that are here now: {len(list(path.glob('pgbackrest/backup/main/*F')))}"
 

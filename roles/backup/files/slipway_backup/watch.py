@@ -101,13 +101,13 @@ def judge_drill(
 
 
 def judge_copy(settings: Settings, last: dict) -> tuple[str, str, str]:
-    """Judge the copy on the other machine, by its last success."""
+    """Judge the copy on the other machine, by its last success and the time between two."""
     fix = "journalctl --unit=slipway-copy --lines=30"
     error = last.get("error", "")
     if not last.get("copied"):
         return ("bad", error, fix) if error else ("warn", "the first copy is being made.", fix)
     age = time.time() - common.seconds_of(last["copied"])
-    if age > settings.archive_max_minutes * 60:
+    if age > (settings.ssh["minutes"] + settings.archive_max_minutes) * 60:
         said = f"the copy on {settings.ssh['host']} is {shown_age(age)} old"
         return "bad", f"{said}: {error}" if error else f"{said}.", fix
     return "ok", f"copied to {settings.ssh['host']} {shown_age(age)} ago.", ""
