@@ -18,9 +18,18 @@ LAST_LINES = 40
 # Molecule cleans up after a failure; what came before this line is the cause.
 MOLECULE_GAVE_UP = "An error occurred during the test sequence"
 # Scenarios which only `make test-all` runs.
-EXHAUSTIVE = ("backup", "docs", "faults", "monitoring", "ops", "security", "upgrade")
+EXHAUSTIVE = (
+    "backup",
+    "docs",
+    "faults",
+    "monitoring",
+    "ops",
+    "security",
+    "security-vm",
+    "upgrade",
+)
 # An emulated machine keeps one core busy for very long: it gets the other one's company.
-BESIDE_OTHERS = ("vm",)
+BESIDE_OTHERS = ("security-vm", "vm")
 # They measure what users notice: nothing runs beside them.
 ALONE = ("deploy", "faults")
 # Molecule would draw a frame around pytest's output, and wrap its lines.
