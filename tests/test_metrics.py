@@ -114,3 +114,24 @@ def test_a_broken_certificate_has_ended_and_a_red_backup_is_told(tmp_path, monke
     assert "slipway_backup_checked_seconds 1795636800\n" in text
     assert 'slipway_backup_state{line="backup"} 2\n' in text
     assert 'slipway_backup_state{line="drill"} 0\n' in text
+
+
+def test_memory_is_given_back_once_for_each_start_and_not_at_once(monkeypatch):
+    rows = {
+        "a.service": {"MainPID": "7", "ExecMainStartTimestampMonotonic": "100000000"},
+        "b.service": {"MainPID": "0", "ExecMainStartTimestampMonotonic": "0"},
+    }
+    taken, now = [], [159.0]
+    monkeypatch.setattr(metrics.host_look, "units", lambda *_: rows)
+    monkeypatch.setattr(metrics, "page_out", taken.append)
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
+    given = metrics.give_back(["a.service", "b.service"], {})
+    assert (given, taken) == ({}, [])
+    now[0] = 161.0
+    for _ in range(2):
+        given = metrics.give_back(["a.service", "b.service"], given)
+    assert taken == [7]
+    rows["a.service"] |= {"MainPID": "9", "ExecMainStartTimestampMonotonic": "200000000"}
+    now[0] = 300.0
+    assert metrics.give_back(["a.service", "b.service"], given) == {"a.service": "9 200000000"}
+    assert taken == [7, 9]

@@ -170,3 +170,10 @@ def test_a_forgotten_prompt_logs_itself_out(host, knob):
     assert said.split() == [str(knob("hardening_idle_shell_seconds", 3600)), "0"]
     changed = host.run("env --ignore-environment bash --login -c 'TMOUT=0'")
     assert "readonly variable" in changed.stderr
+
+
+def test_the_console_says_whose_it_is_and_not_what(host, knob):
+    said = "This system is private. Access without permission is prohibited, and what happens"
+    promised = knob("hardening_notice", f"{said} is logged.")
+    for file in ("/etc/issue", "/etc/issue.net"):
+        assert host.file(file).content_string == f"{promised}\n"

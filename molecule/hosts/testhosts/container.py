@@ -92,8 +92,9 @@ def run_arguments(name, settings):
     if settings["memory_mib"] and memory_can_be_limited():
         yield f"--memory={settings['memory_mib']}m"
     yield "--systemd=always"
-    # What hardened units need: their own mounts. nftables needs the second one.
-    yield "--cap-add=SYS_ADMIN,NET_ADMIN"
+    # What hardened units need: their own mounts. nftables needs the second one; to tell the kernel
+    # which pages of another process it may take needs the last two.
+    yield "--cap-add=SYS_ADMIN,NET_ADMIN,SYS_NICE,SYS_PTRACE"
     yield "--security-opt=apparmor=unconfined"
 
 
