@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -69,6 +70,63 @@ class Server:
     def workers(self) -> list[int]:
         """Return the process ids of its workers."""
         return sorted(map(int, self.must(f"pgrep --parent {self.master()}").split()))
+
+    def cut_power(self) -> None:
+        """Pull the plug, and put it in again."""
+        subprocess.run([HOST, "kill", self.name], check=True)
+        subprocess.run([HOST, "start", self.name], check=True)
+
+    def reboot(self) -> None:
+        """Boot anew, as after an update of the kernel."""
+        boot = "cat /proc/sys/kernel/random/boot_id"
+        before, deadline = self.must(boot), time.monotonic() + 300
+        self.run("systemctl reboot")
+        while self.run(boot).stdout.strip() in ("", before) and time.monotonic() < deadline:
+            time.sleep(1)
+        subprocess.run([HOST, "start", self.name], check=True)
+
+
+class Run:
+    """A playbook that runs while something happens to its host."""
+
+    def __init__(self, name: str, *arguments: str):
+        inventory = str(Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent)
+        settings = {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+        self.said: list[str] = []
+        self.process = subprocess.Popen(
+            ["ansible-playbook", "--inventory", inventory, *arguments, name],
+            cwd=PROJECT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            env=os.environ | settings | {"ANSIBLE_FORCE_COLOR": "0"},
+        )
+
+    def wait_for(self, text: str) -> None:
+        """Wait until it says so."""
+        for line in self.process.stdout:
+            self.said.append(line)
+            if text in line:
+                return
+        raise AssertionError(f"{text} was never said:\n{''.join(self.said)}")
+
+    def result(self) -> tuple[str, int]:
+        """Wait for its end; return what it said, and its code."""
+        with self.process.stdout as rest:
+            self.said += rest
+        return "".join(self.said), self.process.wait()
+
+    def kill(self) -> None:
+        """End it, and all that it has started here."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.result()
+
+
+def new_source() -> None:
+    """Change the application, so that there is something to release."""
+    source = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"], "app")
+    (source / "number.txt").write_text(f"{time.time()}\n")
 
 
 class Fault:
