@@ -19,8 +19,8 @@ LISTS = Path("/var/lib/apt/lists")
 FIX = (
     "Seen in: the answers of the servers in /etc/apt/sources.list and sources.list.d.\n"
     "Allowed: packages that they have, while they can be reached.\n"
-    "Fix: correct a name that is wrong; else mend DNS (getent hosts deb.debian.org), the way to the "
-    "server or base_http_proxy. Run again then: it goes on from there."
+    "Fix: correct a name that is wrong; else mend DNS (getent hosts deb.debian.org), the way to "
+    "the server or base_http_proxy. Run again then: it goes on from there."
 )
 RUNTIME_UNITS = Path("/run/systemd/system")  # gone after a reboot, whatever happens before
 
