@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -71,20 +70,6 @@ class Server:
         """Return the process ids of its workers."""
         return sorted(map(int, self.must(f"pgrep --parent {self.master()}").split()))
 
-    def cut_power(self) -> None:
-        """Pull the plug, and put it in again."""
-        subprocess.run([HOST, "kill", self.name], check=True)
-        subprocess.run([HOST, "start", self.name], check=True)
-
-    def reboot(self) -> None:
-        """Boot anew, as after an update of the kernel."""
-        boot = "cat /proc/sys/kernel/random/boot_id"
-        before, deadline = self.must(boot), time.monotonic() + 300
-        self.run("systemctl reboot")
-        while self.run(boot).stdout.strip() in ("", before) and time.monotonic() < deadline:
-            time.sleep(1)
-        subprocess.run([HOST, "start", self.name], check=True)
-
 
 class Run:
     """A playbook that runs while something happens to its host."""
@@ -99,7 +84,6 @@ class Run:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            start_new_session=True,
             env=os.environ | settings | {"ANSIBLE_FORCE_COLOR": "0"},
         )
 
@@ -116,11 +100,6 @@ class Run:
         with self.process.stdout as rest:
             self.said += rest
         return "".join(self.said), self.process.wait()
-
-    def kill(self) -> None:
-        """End it, and all that it has started here."""
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.result()
 
 
 def new_source() -> None:
