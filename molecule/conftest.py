@@ -186,7 +186,7 @@ def promised_tests(module: Path, groups: dict[str, list[str]]) -> int:
     names = [
         ast.literal_eval(node.value)[0].removeprefix("ansible://")
         for node in tree.body
-        if isinstance(node, ast.Assign) and node.targets[0].id == "testinfra_hosts"
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "testinfra_hosts"
     ]
     hosts = {host for members in groups.values() for host in members}
     return count * len(hosts if names == ["all"] else groups.get(names[0], names))

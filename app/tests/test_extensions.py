@@ -33,6 +33,22 @@ def test_lost_connection_is_replaced_unseen(on_postgresql, new_app):
         assert backend_pid() != pid
 
 
+def test_connection_that_dies_under_a_finished_answer_harms_nobody(on_postgresql, new_app, caplog):
+    url = on_postgresql.config["SQLALCHEMY_DATABASE_URI"].render_as_string(hide_password=False)
+
+    @on_postgresql.get("/last")
+    def last():
+        pid = db.session.scalar(text("SELECT pg_backend_pid()"))
+        with new_app(DATABASE_URL=url).app_context():
+            db.session.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+        return {"pid": pid}
+
+    client = on_postgresql.test_client()
+    assert client.get("/last").status_code == 200
+    assert "died" in caplog.text
+    assert client.get("/users").status_code == 200  # the one place in the pool is free
+
+
 def test_child_opens_its_own_connection(on_postgresql):
     with on_postgresql.app_context():
         parent = backend_pid()

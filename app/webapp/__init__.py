@@ -8,7 +8,7 @@ from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from . import health, logs, pages, problems, users, version
-from .extensions import db, forget_connections_after_fork, migrate
+from .extensions import db, forget_connections_after_fork, give_back_connection, migrate
 
 
 def create_app(config: Mapping[str, Any]) -> Flask:
@@ -23,6 +23,7 @@ def create_app(config: Mapping[str, Any]) -> Flask:
     app.config.from_mapping(config)
 
     db.init_app(app)
+    give_back_connection(app)
     migrate.init_app(app, db, directory=Path(app.root_path).parent / "migrations")
     with app.app_context():
         forget_connections_after_fork(db.engine)

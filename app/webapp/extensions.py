@@ -8,6 +8,7 @@ from flask import Flask
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import Engine, MetaData
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase
 
 
@@ -38,6 +39,21 @@ def forget_connections_after_fork(engine: Engine) -> None:
             engine.dispose(close=False)
 
     os.register_at_fork(after_in_child=forget)
+
+
+def give_back_connection(app: Flask) -> None:
+    """End each request's session, also when its connection died after the answer was made.
+
+    Call it after `db.init_app`, whose own teardown comes after this one, and would raise: the
+    answer that is made already would be thrown away for a 500.
+    """
+
+    @app.teardown_appcontext
+    def end(_: BaseException | None) -> None:
+        try:
+            db.session.close()
+        except SQLAlchemyError as error:
+            app.logger.warning("the connection died after the answer was made: %s", error)
 
 
 def upgrade_schema(app: Flask) -> None:

@@ -71,6 +71,43 @@ class Server:
         return sorted(map(int, self.must(f"pgrep --parent {self.master()}").split()))
 
 
+class Run:
+    """A playbook that runs while something happens to its host."""
+
+    def __init__(self, name: str, *arguments: str):
+        inventory = str(Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent)
+        settings = {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+        self.said: list[str] = []
+        self.process = subprocess.Popen(
+            ["ansible-playbook", "--inventory", inventory, *arguments, name],
+            cwd=PROJECT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | settings | {"ANSIBLE_FORCE_COLOR": "0"},
+        )
+
+    def wait_for(self, text: str) -> None:
+        """Wait until it says so."""
+        for line in self.process.stdout:
+            self.said.append(line)
+            if text in line:
+                return
+        raise AssertionError(f"{text} was never said:\n{''.join(self.said)}")
+
+    def result(self) -> tuple[str, int]:
+        """Wait for its end; return what it said, and its code."""
+        with self.process.stdout as rest:
+            self.said += rest
+        return "".join(self.said), self.process.wait()
+
+
+def new_source() -> None:
+    """Change the application, so that there is something to release."""
+    source = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"], "app")
+    (source / "number.txt").write_text(f"{time.time()}\n")
+
+
 class Fault:
     """What is done to the server, when, and what the clients noticed."""
 

@@ -16,6 +16,12 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 LISTS = Path("/var/lib/apt/lists")
+FIX = (
+    "Seen in: the answers of the servers in /etc/apt/sources.list and sources.list.d.\n"
+    "Allowed: packages that they have, while they can be reached.\n"
+    "Fix: correct a name that is wrong; else mend DNS (getent hosts deb.debian.org), the way to "
+    "the server or base_http_proxy. Run again then: it goes on from there."
+)
 RUNTIME_UNITS = Path("/run/systemd/system")  # gone after a reboot, whatever happens before
 
 
@@ -101,7 +107,8 @@ def main() -> None:
             code, output, error = module.run_command(step, environ_update=environment)
             if code != 0:
                 said = "\n".join((output + error).strip().splitlines()[-30:])
-                module.fail_json(msg=f"{' '.join(step)} ended with {code}:\n{said}", **result)
+                message = f"{' '.join(step)} ended with {code}:\n{said}\n{FIX}"
+                module.fail_json(msg=message, **result)
     os.sync()
     module.exit_json(**result)
 
