@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import locale
 import os
 import re
 import shutil
@@ -236,12 +237,33 @@ def must_have_extensions(new: Cluster) -> list[str]:
     return sorted(used)
 
 
+def must_have_locale(name: str) -> None:
+    """Refuse a locale that the new system does not know; the old cluster would not start again.
+
+    :raises BackupError: where it does not.
+    """
+    try:
+        locale.setlocale(locale.LC_COLLATE, name)
+    except locale.Error:
+        raise problem(
+            f"This system does not know the locale of the databases, {name}.",
+            "locale -a",
+            "those of before the upgrade of the system.",
+            "write it into /etc/locale.gen as locale-gen wants it (en_US.UTF-8 UTF-8, say), run "
+            "locale-gen, and then this again.",
+        ) from None
+    finally:
+        locale.setlocale(locale.LC_COLLATE, "C")
+
+
 def must_pass_check(old: Cluster, new: Cluster) -> None:
     """Let pg_upgrade look at the cluster that serves, with a scratch cluster as its target.
 
     :raises BackupError: with what it found.
     """
     encoding, collate, ctype = common.psql(LOCALE).split("|")
+    for name in (collate, ctype):
+        must_have_locale(name)
     control = common.as_postgres([str(old.program("pg_controldata")), str(old.data)])
     has_checksums = not re.search(r"Data page checksum version: +0$", control, re.MULTILINE)
     shutil.rmtree(SCRATCH, ignore_errors=True)
