@@ -453,8 +453,8 @@ def upgrade(settings: Settings, to: int, ask: bool) -> None:
             except BackupError as error:
                 print(f"What was there before does not start again: {error}", file=sys.stderr)
             raise
-        open_again(settings, journal)
-        print(f"Interrupted for {time.time() - began:.1f} s.", flush=True)
+        opened = open_again(settings, journal)
+        print(f"Interrupted for {opened - began:.1f} s.", flush=True)
         settle(settings, journal)
     say_how_it_is(settings, journal)
 
@@ -558,14 +558,19 @@ def write_settings(settings: Settings, version: int) -> Settings:
     return replace(settings, version=version)
 
 
-def open_again(settings: Settings, journal: dict) -> None:
-    """Let visitors in; from here on what they write would be lost by going back."""
+def open_again(settings: Settings, journal: dict) -> float:
+    """Let visitors in; from here on what they write would be lost by going back.
+
+    :returns: when they came in.
+    """
     if journal["step"] == "switching":
         common.record(restore.RESTORES, {"restores": []})  # its time lines begin anew
         journal |= {"step": "settling", "stopped": common.now()}
         common.record(JOURNAL, journal)
     remove_pages(journal)
+    opened = time.time()
     restore.start_applications(settings)
+    return opened
 
 
 def settle(settings: Settings, journal: dict) -> None:
