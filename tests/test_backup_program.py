@@ -392,6 +392,12 @@ def test_the_version_is_written_where_the_role_writes_it(tmp_path, monkeypatch):
     assert (settings.stat().st_mode & 0o777, conf.stat().st_mode & 0o777) == (0o600, 0o640)
 
 
+def test_a_locale_that_the_system_does_not_know_is_told():
+    upgrade.must_have_locale("C.UTF-8")
+    with pytest.raises(common.BackupError, match=r"(?s)xx_YY\.UTF-8.*Fix: .*/etc/locale\.gen"):
+        upgrade.must_have_locale("xx_YY.UTF-8")
+
+
 def test_the_rows_that_going_back_loses_are_counted():
     measured = {"webapp": {"revision": "a", "rows": {"public.users": 3, "other.users": 4}}}
     assert upgrade.counted(measured) == {"webapp users": 3, "webapp other.users": 4}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import locale
 import os
 import re
 import shutil
@@ -236,12 +237,33 @@ def must_have_extensions(new: Cluster) -> list[str]:
     return sorted(used)
 
 
+def must_have_locale(name: str) -> None:
+    """Refuse a locale that the new system does not know; the old cluster would not start again.
+
+    :raises BackupError: where it does not.
+    """
+    try:
+        locale.setlocale(locale.LC_COLLATE, name)
+    except locale.Error:
+        raise problem(
+            f"This system does not know the locale of the databases, {name}.",
+            "locale -a",
+            "those of before the upgrade of the system.",
+            "write it into /etc/locale.gen as locale-gen wants it (en_US.UTF-8 UTF-8, say), run "
+            "locale-gen, and then this again.",
+        ) from None
+    finally:
+        locale.setlocale(locale.LC_COLLATE, "C")
+
+
 def must_pass_check(old: Cluster, new: Cluster) -> None:
     """Let pg_upgrade look at the cluster that serves, with a scratch cluster as its target.
 
     :raises BackupError: with what it found.
     """
     encoding, collate, ctype = common.psql(LOCALE).split("|")
+    for name in (collate, ctype):
+        must_have_locale(name)
     control = common.as_postgres([str(old.program("pg_controldata")), str(old.data)])
     has_checksums = not re.search(r"Data page checksum version: +0$", control, re.MULTILINE)
     shutil.rmtree(SCRATCH, ignore_errors=True)
@@ -431,8 +453,8 @@ def upgrade(settings: Settings, to: int, ask: bool) -> None:
             except BackupError as error:
                 print(f"What was there before does not start again: {error}", file=sys.stderr)
             raise
-        open_again(settings, journal)
-        print(f"Interrupted for {time.time() - began:.1f} s.", flush=True)
+        opened = open_again(settings, journal)
+        print(f"Interrupted for {opened - began:.1f} s.", flush=True)
         settle(settings, journal)
     say_how_it_is(settings, journal)
 
@@ -536,14 +558,19 @@ def write_settings(settings: Settings, version: int) -> Settings:
     return replace(settings, version=version)
 
 
-def open_again(settings: Settings, journal: dict) -> None:
-    """Let visitors in; from here on what they write would be lost by going back."""
+def open_again(settings: Settings, journal: dict) -> float:
+    """Let visitors in; from here on what they write would be lost by going back.
+
+    :returns: when they came in.
+    """
     if journal["step"] == "switching":
         common.record(restore.RESTORES, {"restores": []})  # its time lines begin anew
         journal |= {"step": "settling", "stopped": common.now()}
         common.record(JOURNAL, journal)
     remove_pages(journal)
+    opened = time.time()
     restore.start_applications(settings)
+    return opened
 
 
 def settle(settings: Settings, journal: dict) -> None:
