@@ -105,10 +105,12 @@ def test_status_and_doctor_tell_what_is_firing(host, watch, afterwards, looks):
     host.check_output("touch /run/reboot-required; systemctl stop webapp.target")
     assert watch.fires("RebootPending", "node")
     assert watch.fires("AppDown", "webapp")
+    assert watch.fires("WorkersMissing", "webapp")  # shown, but not sent while AppDown is
     seen, line, checks = looks()
-    assert [one["alert"] for one in seen["firing"]] == ["AppDown", "RebootPending"]
-    assert line == "2 FIRING: AppDown (webapp), RebootPending (node)"
-    assert [one["state"] for one in checks] == ["bad", "warn"]
+    alerts = ["AppDown", "RebootPending", "WorkersMissing"]
+    assert [one["alert"] for one in seen["firing"]] == alerts
+    assert line == "3 FIRING: AppDown (webapp), RebootPending (node), WorkersMissing (webapp)"
+    assert [one["state"] for one in checks] == ["bad", "warn", "warn"]
     assert checks[0]["said"] == "AppDown: webapp does not answer its health check."
     assert "ops logs" in checks[0]["fix"]
 
