@@ -18,18 +18,9 @@ LAST_LINES = 40
 # Molecule cleans up after a failure; what came before this line is the cause.
 MOLECULE_GAVE_UP = "An error occurred during the test sequence"
 # Scenarios which only `make test-all` runs.
-EXHAUSTIVE = (
-    "backup",
-    "docs",
-    "faults",
-    "monitoring",
-    "ops",
-    "security",
-    "security-vm",
-    "upgrade",
-)
+EXHAUSTIVE = ("backup", "docs", "faults", "monitoring", "ops", "security", "upgrade")
 # They keep one core busy for long: the other one does what follows. (An emulated machine has one.)
-BESIDE_OTHERS = ("house tests", "molecule security-vm", "molecule vm")
+BESIDE_OTHERS = ("house tests", "molecule vm")
 # They measure what users notice: nothing runs beside them.
 ALONE = ("deploy", "faults")
 # Molecule would draw a frame around pytest's output, and wrap its lines.
@@ -135,7 +126,7 @@ def quick_tests():
 def scenarios(exhaustive):
     """Return the Molecule scenarios: what runs beside others first, what runs alone last."""
     names = [path.parent.name for path in ROOT.glob("molecule/*/molecule.yml")]
-    order = {"security-vm": 0, "vm": 0, "default": 1} | dict.fromkeys(ALONE, 3)
+    order = {"vm": 0, "default": 1} | dict.fromkeys(ALONE, 3)
     names.sort(key=lambda name: (order.get(name, 2), name))
     return [
         Check(f"molecule {name}", ["molecule", "test", "--scenario-name", name], scenario=name)
