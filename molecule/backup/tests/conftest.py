@@ -149,7 +149,7 @@ class Writer(threading.Thread):
                 {"Content-Type": "application/json"},
             )
             try:
-                with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+                with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 (http)
                     if answer.status == 201:
                         self.acknowledged.append((name, time.time()))
             except OSError:

@@ -62,8 +62,6 @@ def switch(app: Application, release: str, drain_seconds: float) -> None:
     if state(f"{app.name}.target")["ActiveState"] != "active":  # else it would start the old one
         run(["systemctl", "start", f"{app.name}.target"])
     app.record(release, switched=now(), rolled_back="")
-    # On the disk first: after a power cut `current` would name files that were never written.
-    run(["sync", "--file-system", str(app.root)])
     if is_beside:
         let_connections_go(app, before)
     replace_symlink(app.current_link, app.folder(release))

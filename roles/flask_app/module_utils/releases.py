@@ -67,16 +67,11 @@ def write_text(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def replace_symlink(link: Path, target: Path | str) -> None:
-    """Point a symlink elsewhere in one rename(2), on the disk too: nobody ever finds it missing."""
+    """Point a symlink elsewhere in one rename(2): nobody ever finds it missing."""
     new = link.with_name(f".{link.name}.new")
     new.unlink(missing_ok=True)
     new.symlink_to(target)
     new.rename(link)
-    folder = os.open(link.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def now() -> str:
