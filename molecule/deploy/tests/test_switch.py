@@ -58,6 +58,28 @@ def test_long_requests_in_flight_finish(host, good, play, load):
     assert upload.result().status == 201
 
 
+# As nginx does: a request in flight while the connections are let go, and at once the next one.
+NEXT_REQUEST = """
+import glob, http.client, socket, subprocess
+connection = http.client.HTTPConnection("localhost")
+connection.sock = socket.socket(socket.AF_UNIX)
+connection.sock.connect("/run/webapp/current.sock")
+connection.request("GET", "/slow/1")
+for worker in glob.glob("/proc/[0-9]*/cmdline"):
+    if b"-m\\0gunicorn" in open(worker, "rb").read():
+        subprocess.run(["kill", "-URG", worker.split("/")[2]])
+answer = connection.getresponse()
+print(answer.status, answer.read(), answer.getheader("Connection"))
+"""
+
+
+def test_a_connection_that_is_let_go_says_so(host, current):
+    """Else nginx sends a POST on it while it is closed, which it may not send again: 502."""
+    said = on_server(f"python3 - <<'END'\n{NEXT_REQUEST}END")
+    assert said.startswith("200"), said
+    assert said.endswith("close"), said
+
+
 def test_a_knob_is_released_like_code(host, play, load, current):
     before = current()
     play(gunicorn_workers=3)
