@@ -74,10 +74,22 @@ print(answer.status, answer.read(), answer.getheader("Connection"))
 
 
 def test_a_connection_that_is_let_go_says_so(host, current):
-    """Else nginx sends a POST on it while it is closed, which it may not send again: 502."""
+    """Else nginx sends a POST on it while it is closed, which it may not send again: a 502."""
     said = on_server(f"python3 - <<'END'\n{NEXT_REQUEST}END")
     assert said.startswith("200"), said
     assert said.endswith("close"), said
+
+
+def test_nginx_closes_what_it_does_not_use_before_a_switch_is_due(host, good, play, current):
+    good.change()
+    play()  # an instance that keeps connections
+    release = current()
+    look = f"ss -xH state established | grep -c {release}.sock"
+    with Load(ADDRESS):
+        time.sleep(1)
+        assert int(on_server(look)) > 0
+    time.sleep(0.7)  # LET_GO_SECONDS in release_switch.py
+    assert int(on_server(look)) == 0
 
 
 def test_a_knob_is_released_like_code(host, play, load, current):

@@ -10,8 +10,8 @@ from ansible.module_utils.releases import Application, ReleaseError, now, replac
 
 # How long a command must live to be taken for started.
 COMMAND_SECONDS = 1.0
-# How long a connection that nginx kept may stay unused before it is closed.
-LET_GO_SECONDS = 0.3
+# After so long nginx has closed what it kept and did not use: keepalive_timeout in nginx.conf.j2.
+LET_GO_SECONDS = 0.7
 
 
 def start(app: Application, release: str, gate: dict) -> str:
@@ -73,12 +73,11 @@ def switch(app: Application, release: str, drain_seconds: float) -> None:
 def let_connections_go(app: Application, release: str) -> None:
     """Have an instance give up the connections that nginx keeps to it.
 
-    The first signal ends those in use with their next response, the second one those that were
-    idle all the while. So from the switch on, every request goes to the new release.
+    From the signal on each ends with its next response, and those that are not used are closed by
+    nginx meanwhile. So from the switch on, every request goes to the new release.
     """
-    for _ in range(2):
-        app.signal(release, "SIGURG")
-        time.sleep(LET_GO_SECONDS)
+    app.signal(release, "SIGURG")
+    time.sleep(LET_GO_SECONDS)
 
 
 def roll_back(app: Application, settings: dict) -> dict:
