@@ -11,7 +11,18 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "roles/backup/files"))
 
-from slipway_backup import backup, common, drill, elsewhere, restore, upgrade, watch
+from slipway_backup import (
+    backup,
+    common,
+    drill,
+    elsewhere,
+    obstacles,
+    plans,
+    restore,
+    upgrade,
+    watch,
+)
+from slipway_backup.cluster import is_empty
 
 SETTINGS = common.Settings(
     version=15,
@@ -148,29 +159,29 @@ def test_a_folder_that_lost_all_its_files_is_told(now, most, state):
 )
 def test_a_time_is_in_utc_unless_it_says_otherwise(text, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 1.9e9)
-    assert restore.parse_time(text) == 1772366400
+    assert plans.parse_time(text) == 1772366400
 
 
 def test_the_name_of_a_point_tells_its_time():
-    assert restore.point_time("before-migration-20260301T120000Z") == 1772366400
-    assert restore.point_time("backup-20260228-010203F_20260301-120000D") == 1772366400
+    assert plans.point_time("before-migration-20260301T120000Z") == 1772366400
+    assert plans.point_time("backup-20260228-010203F_20260301-120000D") == 1772366400
     with pytest.raises(common.BackupError, match="no restore point of ours"):
-        restore.point_time("yesterday")
+        plans.point_time("yesterday")
 
 
 def test_the_backup_before_the_moment_is_chosen(monkeypatch):
     known = [backup_of(50, "old"), backup_of(26, "middle"), backup_of(2, "new")]
     monkeypatch.setattr(common, "info", lambda number=0: {"backup": known})
     monkeypatch.setattr(common, "info_of_readable", lambda number=0: {"backup": known})
-    monkeypatch.setattr(restore, "must_have_no_spaces", lambda number, label: None)
+    monkeypatch.setattr(plans, "must_have_no_spaces", lambda number, label: None)
     monkeypatch.setattr(common, "read", lambda name: {})
     monkeypatch.setattr(common, "measure", lambda: {})
-    wanted = restore.Wanted(common.as_time(time.time() - 3 * 3600), "", 0, False)
-    assert restore.plan(SETTINGS, wanted).label == "middle"
-    assert restore.plan(SETTINGS, restore.Wanted("", "", 0, False)).label == "new"
-    early = restore.Wanted(common.as_time(time.time() - 60 * 3600), "", 0, False)
+    wanted = plans.Wanted(common.as_time(time.time() - 3 * 3600), "", 0, False)
+    assert plans.plan(SETTINGS, wanted).label == "middle"
+    assert plans.plan(SETTINGS, plans.Wanted("", "", 0, False)).label == "new"
+    early = plans.Wanted(common.as_time(time.time() - 60 * 3600), "", 0, False)
     with pytest.raises(common.BackupError, match="There is no backup from before"):
-        restore.plan(SETTINGS, early)
+        plans.plan(SETTINGS, early)
 
 
 @pytest.mark.parametrize(
@@ -267,13 +278,13 @@ def test_a_backup_of_an_abandoned_time_line_is_not_the_latest(monkeypatch):
     past = {"moment": now - 8 * 3600, "since": now - 4 * 3600, "timeline": 2}
     monkeypatch.setattr(common, "info", lambda number=0: {"backup": known})
     monkeypatch.setattr(common, "info_of_readable", lambda number=0: {"backup": known})
-    monkeypatch.setattr(restore, "must_have_no_spaces", lambda number, label: None)
+    monkeypatch.setattr(plans, "must_have_no_spaces", lambda number, label: None)
     monkeypatch.setattr(common, "measure", lambda: {})
     monkeypatch.setattr(common, "read", lambda name: {"restores": [past]})
-    latest = restore.Wanted("", "", 0, False)
-    assert restore.plan(SETTINGS, latest).label == "kept"
+    latest = plans.Wanted("", "", 0, False)
+    assert plans.plan(SETTINGS, latest).label == "kept"
     known.append(backup_of(3, "since"))
-    assert restore.plan(SETTINGS, latest).label == "since"
+    assert plans.plan(SETTINGS, latest).label == "since"
 
 
 def test_a_moment_is_looked_for_on_the_time_line_of_its_time(monkeypatch):
@@ -282,12 +293,12 @@ def test_a_moment_is_looked_for_on_the_time_line_of_its_time(monkeypatch):
     past = {"moment": now - 8 * 3600, "since": now - 4 * 3600, "timeline": 2}
     monkeypatch.setattr(common, "info", lambda number=0: {"backup": known})
     monkeypatch.setattr(common, "info_of_readable", lambda number=0: {"backup": known})
-    monkeypatch.setattr(restore, "must_have_no_spaces", lambda number, label: None)
+    monkeypatch.setattr(plans, "must_have_no_spaces", lambda number, label: None)
     monkeypatch.setattr(common, "measure", lambda: {})
     monkeypatch.setattr(common, "read", lambda name: {"restores": [past]})
     for hours, label, line in ((4.5, "abandoned", "current"), (3, "kept", "2")):
-        wanted = restore.Wanted(common.as_time(now - hours * 3600), "", 0, False)
-        plan = restore.plan(SETTINGS, wanted)
+        wanted = plans.Wanted(common.as_time(now - hours * 3600), "", 0, False)
+        plan = plans.plan(SETTINGS, wanted)
         assert plan.label == label
         assert f"--target-timeline={line}" in plan.target
 
@@ -297,7 +308,7 @@ def test_another_clusters_backups_beside_the_chosen_ones_are_refused():
     stanza = {"backup": [backup_of(9, "ours"), other],
               "db": [{"repo-key": 1, "system-id": 7}, {"repo-key": 2, "system-id": 8}]}  # fmt: skip
     with pytest.raises(common.BackupError, match="Repository 2 holds the backups of another"):
-        restore.must_be_of_one_cluster(1, stanza)
+        plans.must_be_of_one_cluster(1, stanza)
 
 
 @pytest.mark.parametrize(("result", "red"), [("ok", False), ("failed", True), ("killed", True)])
@@ -360,7 +371,7 @@ def test_a_backup_of_before_an_upgrade_is_not_restored_into_the_new_version():
 
 
 @pytest.mark.parametrize(
-    ("files", "is_empty"),
+    ("files", "empty"),
     [
         (["1/1259", "1/2619_fsm", "5/PG_VERSION"], True),
         (["1/1259", "5/16390"], False),  # a table in the database postgres
@@ -368,12 +379,12 @@ def test_a_backup_of_before_an_upgrade_is_not_restored_into_the_new_version():
         ([], False),  # nobody knows
     ],
 )
-def test_a_cluster_is_taken_for_empty_only_if_it_holds_nothing(tmp_path, files, is_empty):
+def test_a_cluster_is_taken_for_empty_only_if_it_holds_nothing(tmp_path, files, empty):
     for name in files:
         path = tmp_path / "base" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    assert upgrade.is_empty(tmp_path) == is_empty
+    assert is_empty(tmp_path) == empty
 
 
 def test_the_version_is_written_where_the_role_writes_it(tmp_path, monkeypatch):
@@ -393,9 +404,9 @@ def test_the_version_is_written_where_the_role_writes_it(tmp_path, monkeypatch):
 
 
 def test_a_locale_that_the_system_does_not_know_is_told():
-    upgrade.must_have_locale("C.UTF-8")
+    obstacles.must_have_locale("C.UTF-8")
     with pytest.raises(common.BackupError, match=r"(?s)xx_YY\.UTF-8.*Fix: .*/etc/locale\.gen"):
-        upgrade.must_have_locale("xx_YY.UTF-8")
+        obstacles.must_have_locale("xx_YY.UTF-8")
 
 
 def test_the_rows_that_going_back_loses_are_counted():

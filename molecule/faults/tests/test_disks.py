@@ -1,6 +1,8 @@
 """A disk is full: what can go on does, nothing acknowledged is lost, and space is all it needs."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 
 import pytest
 from faults import Run, new_source
@@ -17,15 +19,15 @@ SAID = "tail --lines=200 /var/log/postgresql/postgresql-15-main.log"
 FULL = "No space left on device"
 
 
-def fill(server, folder: str) -> None:
-    """Take all the space there is, to the last byte."""
+@contextlib.contextmanager
+def full(server, folder: str) -> Iterator[None]:
+    """Take all the space there is, to the last byte, and give it back at the end."""
     server.run(f"cat /dev/zero > {folder}/filling; cat /dev/zero > {folder}/rest")
-    assert server.must(f"df --output=avail {folder} | tail --lines=1") == "0"
-
-
-def free(server, folder: str) -> None:
-    """Give the space back."""
-    server.must(f"rm -f {folder}/filling {folder}/rest")
+    try:
+        assert server.must(f"df --output=avail {folder} | tail --lines=1") == "0"
+        yield
+    finally:
+        server.must(f"rm -f {folder}/filling {folder}/rest")
 
 
 @pytest.fixture
@@ -46,12 +48,9 @@ def test_without_space_for_data_reading_goes_on(host, server, fault, wal):
     main = server.master()
     with fault("the disk of the data is full for 10 s") as seen:
         seen.begins()
-        fill(server, DATA)
-        try:
+        with full(server, DATA):
             assert FULL in server.run(f'{PSQL} "{MUCH}"').stderr
             time.sleep(10)
-        finally:
-            free(server, DATA)
         seen.ends()
     server.sql("VACUUM users")
     assert {answer.path for answer in seen.failed} == {"/users"}  # POST; a list has parameters
@@ -64,13 +63,10 @@ def test_without_space_for_its_log_postgresql_waits_for_it(host, server, fault, 
     main = server.master()
     with fault("the disk of PostgreSQL's log (WAL) is full for 10 s") as seen:
         seen.begins()
-        fill(server, wal)
-        try:
+        with full(server, wal):
             server.run(f'for i in $(seq 60); do {PSQL} "{SEGMENT}" || break; done')
             time.sleep(10)
             assert FULL in server.must(SAID)
-        finally:
-            free(server, wal)
         seen.ends()
     assert seen.failed
     assert {answer.status for answer in seen.failed} == {503}
@@ -84,14 +80,11 @@ def test_without_space_for_logs_a_release_is_made_and_nobody_notices(host, serve
     with fault("the disk of the logs is full, and a release is made") as seen:
         seen.begins()
         server.must("rm /var/log/slipway/webapp.log")  # as rotated: a line needs a new block
-        fill(server, "/var/log")
-        try:
+        with full(server, "/var/log"):
             new_source()
             output, code = Run("playbooks/deploy-application.yml").result()
             server.must("systemctl reload nginx")
             written = int(server.must(lines))
-        finally:
-            free(server, "/var/log")
         seen.ends()
     assert code == 0, output
     assert server.release() > before
@@ -102,11 +95,8 @@ def test_without_space_for_logs_a_release_is_made_and_nobody_notices(host, serve
 def test_without_space_for_temporary_files_nobody_notices(host, server, fault, playbook):
     with fault("`/tmp` is full, and `site.yml` run") as seen:
         seen.begins()
-        fill(server, "/tmp")  # noqa: S108 (the host's)
-        try:
+        with full(server, "/tmp"):  # noqa: S108 (the host's)
             done = playbook()
-        finally:
-            free(server, "/tmp")  # noqa: S108
         seen.ends()
     assert done.returncode == 0, done.stdout
     assert seen.failed == []

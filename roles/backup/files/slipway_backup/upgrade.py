@@ -9,45 +9,26 @@ serve again, which is kept until somebody says otherwise. `upgrade.json` holds h
 from __future__ import annotations
 
 import contextlib
-import http.client
-import json
-import locale
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from slipway_backup import backup, common, restore
-from slipway_backup.common import STATE, BackupError, Settings, pgbackrest, problem
+from slipway_backup import applications, backup, common, obstacles, plans, restore
+from slipway_backup.cluster import CONFIGURATION, PORT, Cluster, newest_installed
+from slipway_backup.common import BackupError, Settings, pgbackrest, problem
 from slipway_backup.server import Server
 
 JOURNAL = "upgrade.json"
-CONFIGURATION = Path("/etc/postgresql")
-PROGRAMS = Path("/usr/lib/postgresql")
-EXTENSIONS = Path("/usr/share/postgresql")
 PGBACKREST = Path("/etc/pgbackrest/pgbackrest.conf")
-NGINX = Path("/etc/nginx/nginx.conf")
-PAGES = Path("/var/lib/slipway/maintenance")
-SCRATCH = STATE / "upgrade"
 ROOM = Path("/run/slipway-upgrade")
 BOOT = Path("/proc/sys/kernel/random/boot_id")
-PORT = 5432
 SPARE_BYTES = 512 * 2**20
 START_SECONDS = 600
-FIRST_OID = 16384  # of what is not PostgreSQL's own
-PAGE = """<!DOCTYPE html>
-<html lang="en"><meta charset="utf-8"><title>Back in a few minutes</title>
-<p>The database of this site gets a new version. We will be back in a few minutes.</p></html>
-"""
-DATABASES = "SELECT datname FROM pg_database WHERE datallowconn ORDER BY 1"
-LOCALE = """SELECT pg_encoding_to_char(encoding), datcollate, datctype
-    FROM pg_database WHERE datname = 'template1'"""
-USED = "SELECT extname FROM pg_extension ORDER BY 1"
 OUTDATED = """SELECT name FROM pg_available_extensions
     WHERE installed_version <> default_version ORDER BY 1"""
 # The C library sorts text; another release of it may sort it otherwise.
@@ -64,70 +45,7 @@ COLLATIONS = """SELECT format('%I.%I', n.nspname, c.collname)
     WHERE c.collversion <> pg_collation_actual_version(c.oid) ORDER BY 1"""
 
 
-@dataclass
-class Cluster:
-    """A cluster `main`, as Debian's tools know it."""
-
-    version: int
-
-    @property
-    def configuration(self) -> Path:
-        """Return the folder of its settings."""
-        return CONFIGURATION / str(self.version) / "main"
-
-    @property
-    def data(self) -> Path:
-        """Return its data directory."""
-        return Path("/var/lib/postgresql", str(self.version), "main")
-
-    @property
-    def unit(self) -> str:
-        """Return its unit."""
-        return f"postgresql@{self.version}-main.service"
-
-    @property
-    def exists(self) -> bool:
-        """Tell whether it is there."""
-        return self.configuration.exists()
-
-    def program(self, name: str) -> Path:
-        """Return one of its version's programs."""
-        return PROGRAMS / str(self.version) / "bin" / name
-
-    def conftool(self, *words: str) -> str:
-        """Ask or change its settings."""
-        return common.run(["pg_conftool", str(self.version), "main", *words]).strip()
-
-    @property
-    def port(self) -> int:
-        """Return its port."""
-        return int(self.conftool("--short", "show", "port"))
-
-    def starts(self, how: str) -> None:
-        """Say whether it starts at boot: auto or manual."""
-        (self.configuration / "start.conf").write_text(f"{how}\n")
-
-    def drop(self) -> None:
-        """Remove it, its settings and its log; also half of one."""
-        subprocess.run(["systemctl", "stop", self.unit], capture_output=True)
-        subprocess.run(["pg_dropcluster", "--stop", str(self.version), "main"], capture_output=True)
-        for path in (self.data, self.configuration):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def is_empty(data: Path) -> bool:
-    """Tell whether nobody has put anything into a cluster; its package makes such a one."""
-    names = [path.name for path in [*data.glob("base/*"), *data.glob("base/*/*")]]
-    numbers = [int(name) for name in re.findall(r"\b\d+\b", " ".join(names))]
-    return bool(numbers) and max(numbers) < FIRST_OID
-
-
 # -- before anything stops
-
-
-def newest_installed() -> int:
-    """Return the newest version whose server is installed."""
-    return max(int(path.parent.parent.name) for path in PROGRAMS.glob("*/bin/postgres"))
 
 
 def plan(settings: Settings, to: int) -> str:
@@ -145,7 +63,7 @@ def plan(settings: Settings, to: int) -> str:
         )
     if new.version == old.version:
         return ""
-    must_be_possible(old, new)
+    obstacles.must_be_possible(old, new)
     size = int(common.psql(backup.SIZE))
     free = shutil.disk_usage("/var/lib/postgresql").free
     if free < size + SPARE_BYTES:
@@ -155,10 +73,10 @@ def plan(settings: Settings, to: int) -> str:
             f"its size and {SPARE_BYTES // 2**20} MiB to spare.",
             "free space (slipway-backup remove-replaced), or enlarge the disk.",
         )
-    extensions = must_have_extensions(new)
-    for app in served(settings):
-        must_start(app)
-    must_pass_check(old, new)
+    extensions = obstacles.must_have_extensions(new)
+    for app in applications.served(settings):
+        applications.must_start(app)
+    obstacles.must_pass_check(old, new)
     otherwise = common.psql(SORTED_OTHERWISE).split()
     lines = [
         f"Upgrade: PostgreSQL {old.version} to {new.version}, by a copy of {size // 2**20} MiB; "
@@ -178,229 +96,6 @@ def plan(settings: Settings, to: int) -> str:
         f"Kept aside: the cluster {old.version}/main, until slipway-backup remove-replaced"
     )
     return "\n".join(lines)
-
-
-def must_be_possible(old: Cluster, new: Cluster) -> None:
-    """Refuse versions that do not fit, and a second cluster that holds something.
-
-    :raises BackupError: with what does not fit.
-    """
-    if new.version < old.version:
-        raise problem(
-            f"PostgreSQL {new.version} is older than {old.version}, which serves.",
-            "postgresql_version",
-            "a newer version.",
-            "remove postgresql_version from the inventory. Back to a version that was kept aside: "
-            "-e backup_upgrade_revert=true.",
-        )
-    if not new.program("postgres").exists():
-        raise problem(
-            f"PostgreSQL {new.version} is not installed.",
-            f"{PROGRAMS}/{new.version}",
-            f"its server beside that of {old.version}.",
-            f"apt-get install postgresql-{new.version}, on Debian's release that has it.",
-        )
-    serving = int(common.psql("SHOW server_version_num")) // 10000
-    if serving != old.version or old.port != PORT:
-        raise problem(
-            f"PostgreSQL {serving} answers, and not {old.version}, which the settings name.",
-            f"the port {PORT}; pg_lsclusters shows all",
-            "one cluster that serves: main, on that port.",
-            "site.yml with postgresql_version as it is; then run again.",
-        )
-    if new.exists and not is_empty(new.data):
-        raise problem(
-            f"There is a cluster {new.version}/main already, and it holds something.",
-            f"{new.data}",
-            "none, or the empty one that Debian's package makes.",
-            f"slipway-backup remove-replaced if an earlier way back has left it; else look at it, "
-            f"and pg_dropcluster --stop {new.version} main.",
-        )
-
-
-def must_have_extensions(new: Cluster) -> list[str]:
-    """Return the extensions in use.
-
-    :raises BackupError: where the new version lacks one.
-    """
-    used = {name for database in common.psql(DATABASES).splitlines()
-            for name in common.psql(USED, database).splitlines()}  # fmt: skip
-    folder = EXTENSIONS / str(new.version) / "extension"
-    if missing := sorted(name for name in used if not (folder / f"{name}.control").exists()):
-        raise problem(
-            f"PostgreSQL {new.version} lacks extensions in use: {', '.join(missing)}.",
-            f"{folder}",
-            "all that a database has made.",
-            f"apt-get install their packages for {new.version} (apt-cache search postgresql-"
-            f"{new.version}), or DROP EXTENSION what nobody needs.",
-        )
-    return sorted(used)
-
-
-def must_have_locale(name: str) -> None:
-    """Refuse a locale that the new system does not know; the old cluster would not start again.
-
-    :raises BackupError: where it does not.
-    """
-    try:
-        locale.setlocale(locale.LC_COLLATE, name)
-    except locale.Error:
-        raise problem(
-            f"This system does not know the locale of the databases, {name}.",
-            "locale -a",
-            "those of before the upgrade of the system.",
-            "write it into /etc/locale.gen as locale-gen wants it (en_US.UTF-8 UTF-8, say), run "
-            "locale-gen, and then this again.",
-        ) from None
-    finally:
-        locale.setlocale(locale.LC_COLLATE, "C")
-
-
-def must_pass_check(old: Cluster, new: Cluster) -> None:
-    """Let pg_upgrade look at the cluster that serves, with a scratch cluster as its target.
-
-    :raises BackupError: with what it found.
-    """
-    encoding, collate, ctype = common.psql(LOCALE).split("|")
-    for name in (collate, ctype):
-        must_have_locale(name)
-    control = common.as_postgres([str(old.program("pg_controldata")), str(old.data)])
-    has_checksums = not re.search(r"Data page checksum version: +0$", control, re.MULTILINE)
-    shutil.rmtree(SCRATCH, ignore_errors=True)
-    SCRATCH.mkdir(mode=0o700, parents=True)
-    shutil.chown(SCRATCH, "postgres", "postgres")
-    data = SCRATCH / "data"
-    try:
-        initdb = [str(new.program("initdb")), "--no-sync", "--auth=peer", f"--encoding={encoding}"]
-        initdb += [f"--lc-collate={collate}", f"--lc-ctype={ctype}", f"--pgdata={data}"]
-        common.as_postgres(initdb + (["--data-checksums"] if has_checksums else []))
-        check = [str(new.program("pg_upgrade")), "--check", f"--old-port={PORT}"]
-        check += [f"--old-bindir={old.program('')}", f"--new-bindir={new.program('')}"]
-        check += [f"--old-datadir={old.configuration}", f"--new-datadir={data}"]
-        try:
-            common.as_postgres(check, shown="pg_upgrade --check", cwd=SCRATCH)
-        except BackupError as error:
-            details = [path.read_text() for path in data.glob("pg_upgrade_output.d/*/*.txt")]
-            raise problem(
-                f"PostgreSQL {old.version} cannot become {new.version} as it is.",
-                "\n".join([str(error), *details]),
-                "a cluster that pg_upgrade accepts.",
-                "mend what it names, and run again; nothing was changed.",
-            ) from None
-    finally:
-        shutil.rmtree(SCRATCH, ignore_errors=True)
-
-
-# -- the applications
-
-
-def served(settings: Settings) -> list[str]:
-    """Return the applications that have a release."""
-    names = [app["name"] for app in settings.applications]
-    return [name for name in names if Path("/srv", name, "current").exists()]
-
-
-def must_start(app: str) -> None:
-    """Refuse a release that would not start again, or does not answer now.
-
-    :raises BackupError: with how to release anew.
-    """
-    python = f"/srv/{app}/current/venv/bin/python"
-    try:
-        common.run([python, "-c", "import gunicorn"], user=app, group=app, extra_groups=[])
-    except BackupError as error:
-        raise problem(
-            f"The release of {app} would not start again: its Python has changed.",
-            f"{python}, which says: {str(error).splitlines()[-1]}",
-            "a release that was made with the Python of this system.",
-            "./ops deploy makes one, and no request is lost; then run again.",
-        ) from None
-    if said := asked(app):
-        raise problem(
-            f"{app} does not answer, so nobody could tell whether the upgrade went well.",
-            said,
-            "an application that is healthy before.",
-            "./ops doctor, ./ops logs; then run again.",
-        )
-
-
-class UnixConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: str):
-        super().__init__("localhost", timeout=5)
-        self.path = path
-
-    def connect(self) -> None:
-        """Connect to the socket instead of to a host."""
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.path)
-
-
-def asked(app: str) -> str:
-    """Ask an application whether it is healthy, past nginx; return "" or what it says."""
-    gate = gate_of(app)
-    connection = UnixConnection(f"/srv/{app}/current/gunicorn.sock")
-    try:
-        headers = {"Host": gate["host"], "X-Forwarded-Proto": "https"}
-        connection.request("GET", gate["path"], headers=headers)
-        answer = connection.getresponse()
-        is_well = 200 <= answer.status <= gate["highest_status"]
-        return "" if is_well else f"GET {gate['path']} said {answer.status}"
-    except (OSError, http.client.HTTPException) as error:
-        return f"GET {gate['path']}: {error}"
-    finally:
-        connection.close()
-
-
-def gate_of(app: str) -> dict:
-    """Return what a release of an application is judged by."""
-    return json.loads(Path("/etc", app, "operate.json").read_text())["gate"]
-
-
-def instance(app: str) -> str:
-    """Return the unit of the release that serves."""
-    return f"{app}@{Path('/srv', app, 'current').resolve().name}.service"
-
-
-def pass_gate(settings: Settings) -> None:
-    """Start what serves, without timers and commands, and wait until it answers.
-
-    :raises BackupError: where it does not.
-    """
-    apps = served(settings)
-    for app in apps:
-        subprocess.run(["systemctl", "reset-failed", instance(app)], capture_output=True)
-        common.run(["systemctl", "start", "--no-block", instance(app)])
-    for app in apps:
-        deadline = time.monotonic() + gate_of(app)["seconds"]
-        while said := asked(app):
-            has_failed = common.succeeds(["systemctl", "--quiet", "is-failed", instance(app)])
-            if has_failed or time.monotonic() > deadline:
-                unit = instance(app)
-                raise BackupError(f"{app} is not healthy: {said}. journalctl --unit={unit}")
-            time.sleep(0.1)
-
-
-def pages(settings: Settings) -> list[str]:
-    """Return where nginx looks for a page, for each site that has none yet."""
-    known = NGINX.read_text() if NGINX.exists() else ""
-    paths = [str(PAGES / f"{app['name']}.html") for app in settings.applications]
-    return [path for path in paths if path in known and not Path(path).exists()]
-
-
-def show_pages(journal: dict) -> None:
-    """Put a page in the place of each site."""
-    for path in map(Path, journal["pages"]):
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        path.write_text(PAGE)
-
-
-def remove_pages(journal: dict) -> None:
-    """Give the sites their place back."""
-    for path in journal["pages"]:
-        Path(path).unlink(missing_ok=True)
 
 
 # -- forwards
@@ -432,13 +127,13 @@ def upgrade(settings: Settings, to: int, ask: bool) -> None:
             "started": common.now(),
             "boot": BOOT.read_text(),
             "start": (old.configuration / "start.conf").read_text(),
-            "restores": restore.restores(),
-            "pages": pages(settings),
+            "restores": plans.restores(),
+            "pages": applications.pages(settings),
         }
         common.record(JOURNAL, journal)
         try:
-            show_pages(journal)
-            restore.stop_applications(settings)
+            applications.show_pages(journal)
+            applications.stop(settings)
             journal["before"] = common.measure()
             common.record(JOURNAL, journal)
             copy(old, new)
@@ -446,7 +141,7 @@ def upgrade(settings: Settings, to: int, ask: bool) -> None:
             journal["step"] = "switching"
             common.record(JOURNAL, journal)
             settings = switch(settings, old, new)
-            pass_gate(settings)
+            applications.pass_gate(settings)
         except BaseException:  # Ctrl-C and a lost connection, too
             try:
                 undo(settings, journal)
@@ -494,7 +189,7 @@ def look(settings: Settings, new: Cluster, before: dict) -> None:
                 "run it again while nobody writes past the applications.",
             )
         sort_anew(str(ROOM))
-        for database in common.psql(DATABASES, socket=str(ROOM)).splitlines():
+        for database in common.psql(obstacles.DATABASES, socket=str(ROOM)).splitlines():
             for name in common.psql(OUTDATED, database, str(ROOM)).splitlines():
                 common.psql(f'ALTER EXTENSION "{name}" UPDATE', database, str(ROOM))
         analyze("--analyze-only", f"--host={ROOM}", target=1)
@@ -564,12 +259,12 @@ def open_again(settings: Settings, journal: dict) -> float:
     :returns: when they came in.
     """
     if journal["step"] == "switching":
-        common.record(restore.RESTORES, {"restores": []})  # its time lines begin anew
+        common.record(plans.RESTORES, {"restores": []})  # its time lines begin anew
         journal |= {"step": "settling", "stopped": common.now()}
         common.record(JOURNAL, journal)
-    remove_pages(journal)
+    applications.remove_pages(journal)
     opened = time.time()
-    restore.start_applications(settings)
+    applications.start(settings)
     return opened
 
 
@@ -595,8 +290,10 @@ def undo(settings: Settings, journal: dict) -> None:
     """Let the old cluster serve as before; the copy, in which nobody has written, goes."""
     old, new = Cluster(journal["from"]), Cluster(journal["to"])
     with contextlib.suppress(BackupError):
-        restore.stop_applications(settings)
-        common.run(["systemctl", "stop", *map(instance, served(settings))])
+        applications.stop(settings)
+        common.run(
+            ["systemctl", "stop", *map(applications.instance, applications.served(settings))]
+        )
     new.drop()
     old.conftool("set", "port", str(PORT))
     (old.configuration / "start.conf").write_text(journal["start"])
@@ -607,9 +304,9 @@ def undo(settings: Settings, journal: dict) -> None:
     restore.wait_for_postgresql()
     common.record(JOURNAL, {"step": "done", "stopped": common.now(), "result": "taken back"})
     try:
-        restore.start_applications(settings)
+        applications.start(settings)
     finally:
-        remove_pages(journal)
+        applications.remove_pages(journal)
 
 
 def recover(settings: Settings) -> Settings:
@@ -632,7 +329,7 @@ def recover(settings: Settings) -> Settings:
         try:
             if step == "switching":
                 settings = switch(settings, old, new)
-                pass_gate(settings)
+                applications.pass_gate(settings)
             open_again(settings, journal)
             settle(settings, journal)
         except BackupError as error:
@@ -706,9 +403,9 @@ def revert(settings: Settings, ask: bool) -> None:
     with common.alone(60):
         began = time.time()
         journal = common.read(JOURNAL)
-        journal |= {"step": "reverting", "pages": pages(settings) or journal["pages"]}
+        journal |= {"step": "reverting", "pages": applications.pages(settings) or journal["pages"]}
         common.record(JOURNAL, journal)
-        show_pages(journal)
+        applications.show_pages(journal)
         settings = go_back(settings, journal)
         print(f"Interrupted for {time.time() - began:.1f} s.", flush=True)
     print(f"Serving: PostgreSQL {settings.version}: {common.shown_rows(common.measure())}")
@@ -720,14 +417,14 @@ def go_back(settings: Settings, journal: dict) -> Settings:
     :raises BackupError: where an application does not answer.
     """
     kept, left = Cluster(journal["from"]), Cluster(journal["to"])
-    restore.stop_applications(settings)
+    applications.stop(settings)
     settings = switch(settings, left, kept)
-    common.record(restore.RESTORES, {"restores": journal["restores"]})
+    common.record(plans.RESTORES, {"restores": journal["restores"]})
     try:
-        pass_gate(settings)
+        applications.pass_gate(settings)
     finally:
-        remove_pages(journal)
-        restore.start_applications(settings)
+        applications.remove_pages(journal)
+        applications.start(settings)
     pgbackrest("stanza-upgrade")
     facts = {"from": left.version, "to": kept.version, "stopped": common.now()}
     common.record(JOURNAL, {**journal, **facts, "step": "done"})
