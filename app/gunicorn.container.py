@@ -5,7 +5,48 @@ There it is roles/gunicorn/templates/gunicorn.conf.py.j2, whose settings a test 
 
 import gc
 import os
+import select
 import sys
+import time
+
+from gunicorn.workers.gthread import ThreadWorker
+
+
+class EvenWorker(ThreadWorker):
+    """gunicorn's gthread, but it leaves new connections to workers that have less to do.
+
+    gthread accepts whatever comes, and lets it wait for its own threads while those of another
+    worker are idle. Here a worker with as many connections as threads takes another one only if one
+    is there at two looks; those are further apart where all its threads are busy.
+    """
+
+    look_at = None
+    has_seen = False
+
+    def wait_for_and_dispatch_events(self, timeout):
+        """Wait, with or without an ear for new connections."""
+        if not self.alive or self.nr_conns < self.cfg.threads:
+            self.look_at = None
+        elif self.takes_one():
+            timeout = 0
+        else:
+            self.set_accept_enabled(False)
+            timeout = max(min(timeout, self.look_at - time.monotonic()), 0)
+        super().wait_for_and_dispatch_events(timeout)
+
+    def takes_one(self):
+        """Look for a connection, if it is time to; tell whether there was one the last time too."""
+        now = time.monotonic()
+        running = self.nr_conns - len(self.keepalived_conns) - len(self.pending_conns)
+        pause = 0.003 if running < self.cfg.threads else 0.01
+        if self.look_at is None:
+            self.look_at, self.has_seen = now + pause, False
+        if now < self.look_at:
+            return False
+        self.look_at = now + pause
+        had_seen, self.has_seen = self.has_seen, bool(select.select(self.sockets, [], [], 0)[0])
+        return had_seen and self.has_seen
+
 
 wsgi_app = "app:app"
 bind = ["0.0.0.0:8000"]
@@ -15,7 +56,7 @@ threads = 2
 workers = int(os.environ.get("GUNICORN_WORKERS") or len(os.sched_getaffinity(0)) * 2 + 1)
 os.environ.setdefault("DATABASE_POOL_SIZE", str(threads))
 os.environ.setdefault("DATABASE_MAX_OVERFLOW", "0")
-worker_class = "gthread"
+worker_class = EvenWorker
 preload_app = True
 worker_tmp_dir = "/dev/shm"  # noqa: S108  memory, not a disk that may be slow
 

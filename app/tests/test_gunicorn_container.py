@@ -1,6 +1,7 @@
 """How gunicorn serves in a container, and in the same words on the server."""
 
 import gc
+import os
 import runpy
 from pathlib import Path
 
@@ -14,6 +15,12 @@ SETTINGS = Path(__file__).parents[1] / "gunicorn.container.py"
 def settings():
     yield runpy.run_path(str(SETTINGS))
     gc.unfreeze()
+
+
+def test_there_are_two_workers_for_each_core_and_one_more(settings, monkeypatch):
+    assert settings["workers"] == 2 * len(os.sched_getaffinity(0)) + 1
+    monkeypatch.setenv("GUNICORN_WORKERS", "7")
+    assert runpy.run_path(str(SETTINGS))["workers"] == 7
 
 
 def test_a_worker_has_a_pool_of_its_own(settings, tmp_path):

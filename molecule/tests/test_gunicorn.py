@@ -45,7 +45,7 @@ def test_workers_run_inside_the_release(host, app, release, workers):
 
 
 def test_workers_are_threaded_and_never_sync(gunicorn_settings):
-    assert "ThreadWorker" in gunicorn_settings["worker_class"]
+    assert "EvenWorker" in gunicorn_settings["worker_class"]
     assert gunicorn_settings["preload_app"] is True
 
 

@@ -87,7 +87,8 @@ def release(shape: Shape, cells: list[Cell], cores: str = "", **more) -> Server:
 
 
 SELECT_64, SELECT_8 = Cell("select", 64), Cell("select", 8)
-KEY_CELLS = [SELECT_8, SELECT_64, Cell("insert", 8), Cell("sleep", 64)]
+SLEEPS = [Cell("sleep", 8), Cell("sleep", 64)]
+KEY_CELLS = [SELECT_8, SELECT_64, Cell("insert", 8), *SLEEPS]
 KEY_SHAPES = [
     OURS,
     Shape(CORES, 2),
@@ -130,6 +131,7 @@ def servers(quick: bool) -> dict[str, Server]:
         found.setdefault(str(shape), release(shape, [SELECT_64]))
     both = [SELECT_8, SELECT_64]
     found |= {
+        "gthread": release(OURS, [*SLEEPS, SELECT_64], settings={"worker_class": "gthread"}),
         "source": release(OURS, both, psycopg2="source"),
         "direct": release(OURS, [Cell("live", 64), *both], direct=True),
         "tcp": release(OURS, both, tcp_database=True),

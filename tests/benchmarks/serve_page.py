@@ -42,15 +42,15 @@ class Cell(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """How many workers of how many threads; a worker of one thread is a sync one."""
+    """How many workers of how many threads; a worker of one thread is a sync one, else ours."""
 
     workers: int
     threads: int
 
     def settings(self) -> dict:
         """Return what gunicorn is told."""
-        kind = "sync" if self.threads == 1 else "gthread"
-        return {"workers": self.workers, "threads": self.threads, "worker_class": kind}
+        kind = {"worker_class": "sync"} if self.threads == 1 else {}
+        return {"workers": self.workers, "threads": self.threads, **kind}
 
     def __str__(self) -> str:
         """Say it."""
@@ -358,6 +358,20 @@ def shapes_text(figures: Figures) -> str:
     return f"The best of them, and what ours ({ours}) answers beside it: {'; '.join(parts)}."
 
 
+def even_text(figures: Figures) -> str:
+    """Say what it brings that a worker whose threads are busy leaves new connections to others."""
+    few, many = Cell("sleep", 8), Cell("sleep", 64)
+    plain, ours = "gthread", str(figures.ours)
+    return (
+        f"With gthread as it comes, 8 clients of pages that wait for 200 ms get "
+        f"{spread(figures.get(plain, few), 0)} requests/s, with our worker "
+        f"{spread(figures.get(ours, few), 0)}; 40 could be. 64 clients: "
+        f"{spread(figures.get(plain, many), 0)} and {spread(figures.get(ours, many), 0)}; "
+        f"64 clients of a SELECT: {figures.ratio(ours, plain, Cell('select', 64)):.2f} times as "
+        "many."
+    )
+
+
 KNOBS = {
     "direct": "without nginx in front",
     "source": "psycopg2 from source",
@@ -521,6 +535,9 @@ two (see decision 24).
 for something else, threads decide: each is a request more at once.
 
 {shapes_table(figures)}
+
+{even_text(figures)} gthread takes connections whose requests then wait for its own threads while
+others' are idle ([decision 30](decisions/0030-a-busy-worker-hesitates.md)).
 
 ### One setting changed
 

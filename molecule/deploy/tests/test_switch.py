@@ -48,6 +48,8 @@ def test_exactly_so_many_releases_are_kept(host, current):
 
 def test_long_requests_in_flight_finish(host, good, play, load):
     good.change()
+    play()
+    good.change()
     slow = slow_request(ADDRESS, "/slow/20")
     body = json.dumps({"name": "Trần Thị Chậm"}).encode()
     upload = slow_upload(ADDRESS, "/users", body, seconds=15)
