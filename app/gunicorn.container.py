@@ -24,15 +24,16 @@ class EvenWorker(ThreadWorker):
     has_seen = False
 
     def wait_for_and_dispatch_events(self, timeout):
-        """Wait, with or without an ear for new connections."""
+        """Wait; then say whether to listen during the next wait."""
+        if self.look_at is not None:
+            timeout = 0 if self._accepting else max(self.look_at - time.monotonic(), 0)
+        super().wait_for_and_dispatch_events(timeout)
         if not self.alive or self.nr_conns < self.cfg.threads:
             self.look_at = None
-        elif self.takes_one():
-            timeout = 0
+            listens = True
         else:
-            self.set_accept_enabled(False)
-            timeout = max(min(timeout, self.look_at - time.monotonic()), 0)
-        super().wait_for_and_dispatch_events(timeout)
+            listens = self.takes_one()
+        self.worker_connections = self.cfg.worker_connections if listens else 0
 
     def takes_one(self):
         """Look for a connection, if it is time to; tell whether there was one the last time too."""
