@@ -470,7 +470,7 @@ def kills_table(figures: Figures) -> str:
         ]
         for whom, title in {
             "worker": "a worker (the master makes a new one)",
-            "master": "the master (systemd starts all again, after `RestartSec=1`)",
+            "master": "the master (systemd starts all again, after `RestartSec=200ms`)",
         }.items()
     ]
     head = ["SIGKILL to", "until all workers live, s", "longest gap without an answer, s"]
