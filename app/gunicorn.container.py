@@ -38,8 +38,8 @@ class EvenWorker(ThreadWorker):
     def takes_one(self):
         """Look for a connection, if it is time to; tell whether there was one the last time too."""
         now = time.monotonic()
-        running = self.nr_conns - len(self.keepalived_conns) - len(self.pending_conns)
-        pause = 0.003 if running < self.cfg.threads else 0.01
+        idle = len(self.keepalived_conns) + len(getattr(self, "pending_conns", ()))
+        pause = 0.003 if self.nr_conns - idle < self.cfg.threads else 0.01
         if self.look_at is None:
             self.look_at, self.has_seen = now + pause, False
         if now < self.look_at:
@@ -57,7 +57,8 @@ threads = 2
 workers = int(os.environ.get("GUNICORN_WORKERS") or len(os.sched_getaffinity(0)) * 2 + 1)
 os.environ.setdefault("DATABASE_POOL_SIZE", str(threads))
 os.environ.setdefault("DATABASE_MAX_OVERFLOW", "0")
-worker_class = EvenWorker
+# gunicorn before 24 has another loop.
+worker_class = EvenWorker if hasattr(ThreadWorker, "wait_for_and_dispatch_events") else "gthread"
 preload_app = True
 worker_tmp_dir = "/dev/shm"  # noqa: S108  memory, not a disk that may be slow
 

@@ -365,7 +365,8 @@ def even_text(figures: Figures) -> str:
     return (
         f"With gthread as it comes, 8 clients of pages that wait for 200 ms get "
         f"{spread(figures.get(plain, few), 0)} requests/s, with our worker "
-        f"{spread(figures.get(ours, few), 0)}; 40 could be. 64 clients: "
+        f"{spread(figures.get(ours, few), 0)}; `flask run`, with a thread for each, "
+        f"{spread(figures.get('dev', few), 0)}. 64 clients: "
         f"{spread(figures.get(plain, many), 0)} and {spread(figures.get(ours, many), 0)}; "
         f"64 clients of a SELECT: {figures.ratio(ours, plain, Cell('select', 64)):.2f} times as "
         "many."
