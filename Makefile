@@ -6,7 +6,7 @@ SCENARIO ?= default
 run = @$(PYTHON) tests/run.py
 
 .PHONY: help demo demo-down test test-all check lint setup converge verify destroy \
-	bench bench-backup bench-deploy bench-provision faults pictures lock clean
+	bench bench-backup bench-deploy bench-postgresql bench-provision faults pictures lock clean
 .NOTPARALLEL:
 
 help: ## Show this list
@@ -50,6 +50,9 @@ bench-provision: ## Measure provisioning against a plain shell script
 
 bench-deploy: ## Measure what users notice of a deploy, beside other ways
 	$(run) tool python tests/benchmarks/deploy.py
+
+bench-postgresql: ## Measure what the database's settings are good for
+	$(run) tool python tests/benchmarks/postgresql.py
 
 bench-backup: ## Measure backups and restores of 10 MB and 1 GB
 	$(run) tool python tests/benchmarks/restore.py

@@ -5,7 +5,6 @@ There it is roles/gunicorn/templates/gunicorn.conf.py.j2, whose settings a test 
 
 import gc
 import os
-import select
 import sys
 import time
 
@@ -16,37 +15,34 @@ class EvenWorker(ThreadWorker):
     """gunicorn's gthread, but it leaves new connections to workers that have less to do.
 
     gthread accepts whatever comes, and lets it wait for its own threads while those of another
-    worker are idle. Here a worker with as many connections as threads takes another one only if one
-    is there at two looks; those are further apart where all its threads are busy.
+    worker are idle. Here a worker with as many connections as threads does not listen for a moment
+    when one comes, and accepts it only if it is still there then.
     """
 
-    look_at = None
-    has_seen = False
+    hesitates_until = None
 
-    def wait_for_and_dispatch_events(self, timeout):
-        """Wait; then say whether to listen during the next wait."""
-        if self.look_at is not None:
-            timeout = 0 if self._accepting else max(self.look_at - time.monotonic(), 0)
-        super().wait_for_and_dispatch_events(timeout)
-        if not self.alive or self.nr_conns < self.cfg.threads:
-            self.look_at = None
-            listens = True
-        else:
-            listens = self.takes_one()
-        self.worker_connections = self.cfg.worker_connections if listens else 0
-
-    def takes_one(self):
-        """Look for a connection, if it is time to; tell whether there was one the last time too."""
-        now = time.monotonic()
+    def accept(self, listener):
+        """Accept a connection, or hesitate first; longer where all threads are busy."""
+        if self.nr_conns < self.cfg.threads or self.hesitates_until is not None:
+            super().accept(listener)
+            return
         idle = len(self.keepalived_conns) + len(getattr(self, "pending_conns", ()))
         pause = 0.003 if self.nr_conns - idle < self.cfg.threads else 0.01
-        if self.look_at is None:
-            self.look_at, self.has_seen = now + pause, False
-        if now < self.look_at:
-            return False
-        self.look_at = now + pause
-        had_seen, self.has_seen = self.has_seen, bool(select.select(self.sockets, [], [], 0)[0])
-        return had_seen and self.has_seen
+        self.hesitates_until = time.monotonic() + pause
+        self.worker_connections = 0  # gthread's loop stops listening
+
+    def wait_for_and_dispatch_events(self, timeout):
+        """Wait, no longer than it hesitates; then have it listen again."""
+        until = self.hesitates_until if self.alive else None
+        if until is not None:
+            timeout = max(until - time.monotonic(), 0)
+        super().wait_for_and_dispatch_events(timeout)
+        if until is None:
+            return
+        if self._accepting:  # it has looked again
+            self.hesitates_until = None
+        elif self.nr_conns < self.cfg.threads or time.monotonic() >= until:
+            self.worker_connections = self.cfg.worker_connections
 
 
 wsgi_app = "app:app"

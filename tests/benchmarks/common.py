@@ -43,13 +43,13 @@ def say(message: str) -> None:
 
 
 @contextlib.contextmanager
-def fresh_host(name: str, address: str) -> Iterator[dict]:
+def fresh_host(name: str, address: str, *options: str) -> Iterator[dict]:
     """Make a fresh container, give how to reach it, and remove it whatever happens."""
     # A session of its own, so that Ctrl-C does not also stop the removal.
     command = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
     try:
         subprocess.run([HOST, "destroy", name], check=True, **command)
-        create = [HOST, "create", name, "--suite", "bookworm", "--address", address]
+        create = [HOST, "create", name, "--suite", "bookworm", "--address", address, *options]
         yield json.loads(subprocess.run(create, check=True, **command).stdout)
     except subprocess.CalledProcessError as error:
         raise BenchmarkError(error.stderr.decode()) from error

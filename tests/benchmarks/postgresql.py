@@ -1,0 +1,168 @@
+#!/usr/bin/env python3
+"""Does the tuning help: PostgreSQL as Debian ships it, and with the role's settings for a size.
+
+In one fresh container for each size of VPS, with the memory of that size where podman can limit it;
+the page says whether it could. The figures go to docs/benchmarks.md; without `make`:
+
+    .venv/bin/python tests/benchmarks/postgresql.py [--rounds N | --quick]
+"""
+
+import re
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from common import (
+    ANSIBLE_PLAYBOOK,
+    ROOT,
+    BenchmarkError,
+    fresh_host,
+    main,
+    run,
+    say,
+    spread,
+    ssh,
+    table,
+    tail,
+)
+
+HERE = Path(__file__).with_suffix("")
+COMMAND = "make bench-postgresql"
+NAME, ADDRESS = "bench-postgresql", "127.0.24.41"
+VCPUS = 2
+LIMIT = "cat /sys/fs/cgroup/memory.max 2>/dev/null || echo max"
+INSTALL = """
+mkdir -p /etc/postgresql-common/createcluster.d
+echo "initdb_options = '--data-checksums'" > /etc/postgresql-common/createcluster.d/bench.conf
+apt-get update --quiet && DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet \
+    --no-install-recommends postgresql
+"""
+
+
+class Size(NamedTuple):
+    """A VPS: the memory that Linux has of it, and pgbench's scale and orders for half of that."""
+
+    memory_mib: int
+    scale: int
+    orders: int
+
+
+SIZES = {"1 GB": Size(960, 20, 600_000), "2 GB": Size(1960, 40, 1_200_000),
+         "4 GB": Size(3920, 80, 2_400_000)}  # fmt: skip
+VARIANTS = ("default", "role")
+FIGURES = {
+    "read": "one row by its key, transactions/s",
+    "write": "TPC-B, transactions/s",
+    "lookup": "rows of 20 customers by an index, ms",
+    "report": "sums by customer and day, ms",
+    "index": "`CREATE INDEX`, ms",
+}
+MORE_IS_BETTER = ("read", "write")
+
+
+def settings_of(size: Size, work: Path) -> str:
+    """Return what the role would write for this size."""
+    target = work / "10-slipway.conf"
+    inputs = {"memory_mib": size.memory_mib, "vcpus": VCPUS, "target": target}
+    words = [word for name, value in inputs.items() for word in ("-e", f"{name}={value}")]
+    command = [ANSIBLE_PLAYBOOK, "-i", "localhost,", *words, HERE / "settings.yml"]
+    run(command, work / "settings.log", cwd=ROOT)
+    return target.read_text()
+
+
+def measure_once(host: dict, settings: str, seconds: int, work: Path) -> dict[str, float]:
+    """Measure with these settings.
+
+    :raises BenchmarkError: where a figure is missing.
+    """
+    given, output = work / "settings.conf", work / "measure.log"
+    given.write_text(settings)
+    run(ssh(host, f"./measure.sh {seconds}"), output, stdin=given)
+    found = dict(re.findall(r"^(\w+) ([\d.]+)$", output.read_text(), re.MULTILINE))
+    if missing := FIGURES.keys() - found.keys():
+        raise BenchmarkError(f"no figure for {', '.join(sorted(missing))}\n{tail(output)}")
+    return {name: float(found[name]) for name in FIGURES}
+
+
+def bring(host: dict, name: str, work: Path) -> None:
+    """Put one of our scripts on the host."""
+    command = f"cat > {name} && chmod +x {name}"
+    run(ssh(host, command), work / "bring.log", stdin=HERE / name)
+
+
+def measure(rounds: int, seconds: int, sizes: list[str]) -> tuple[dict, bool]:
+    """Measure each size in each variant, which take turns; tell whether memory was limited."""
+    results, limits = {}, set()
+    for name in sizes:
+        size = SIZES[name]
+        results[name] = {variant: [] for variant in VARIANTS}
+        with (
+            tempfile.TemporaryDirectory(prefix="bench-") as folder,
+            fresh_host(NAME, ADDRESS, f"--memory-mib={size.memory_mib}") as host,
+        ):
+            work = Path(folder)
+            settings = {"default": "# as it comes\n", "role": settings_of(size, work)}
+            run(ssh(host, LIMIT), work / "limit.log")
+            limits.add((work / "limit.log").read_text().strip())
+            run(ssh(host, INSTALL), work / "install.log")
+            for script in ("load.sh", "measure.sh"):
+                bring(host, script, work)
+            took = run(ssh(host, f"./load.sh {size.scale} {size.orders}"), work / "load.log")
+            say(f"{name}: loaded in {took:.0f} s")
+            for number in range(1, rounds + 1):
+                for variant in VARIANTS:
+                    figures = measure_once(host, settings[variant], seconds, work)
+                    results[name][variant].append(figures)
+                    told = ", ".join(f"{key} {value:.0f}" for key, value in figures.items())
+                    say(f"{name}, round {number} of {rounds}: {variant:7} {told}")
+    return results, "max" not in limits
+
+
+def gain(name: str, ours: list[dict], theirs: list[dict]) -> str:
+    """Write how many times faster we are: the median of each round's own ratio."""
+    ratios = [one[name] / other[name] for one, other in zip(ours, theirs, strict=True)]
+    return f"{median(ratios if name in MORE_IS_BETTER else [1 / ratio for ratio in ratios]):.2f}"
+
+
+LIMITED = "The container had no more memory than that, the kernel's cache of files included."
+UNLIMITED = """The container's memory was not limited, for this machine cannot: all
+data stays in the kernel's cache, so this does not show what it means when they no longer fit."""
+
+
+def section(results: dict, machine: str, seconds: int, is_limited: bool) -> str:
+    """Write our section of the page."""
+    rows = []
+    for size, variants in results.items():
+        for name, title in FIGURES.items():
+            values = [spread([one[name] for one in variants[key]], 0) for key in VARIANTS]
+            ratio = gain(name, variants["role"], variants["default"])
+            rows.append([f"{size}: {title}", *values, ratio])
+    rounds = len(next(iter(results.values()))["role"])
+    sizes = "; ".join(
+        f"{name}: pgbench at scale {SIZES[name].scale} and {SIZES[name].orders} orders"
+        for name in results
+    )
+    return f"""## PostgreSQL's settings
+
+`{COMMAND}` on {machine}.
+
+Debian's settings, and those that the role postgresql computes for a VPS with {VCPUS} vCPUs and the
+memory of the size ({sizes}). Both in one container, on the same data; they take turns, the server
+is restarted and warmed up before each. Each figure is the median [minimum-maximum] of {rounds}
+rounds of {seconds} s with 8 clients, or of queries; the last column says how many times faster the
+role's settings are, and 1 is no difference. {LIMITED if is_limited else UNLIMITED}
+
+{table(["", "Debian's", "the role's", "times faster"], rows)}"""
+
+
+def measured(rounds: int, machine: str, write: bool) -> str:
+    """Measure, and return our section of the page."""
+    seconds = 6 if write else 2
+    sizes = list(SIZES) if write else list(SIZES)[:1]
+    results, is_limited = measure(rounds, seconds, sizes)
+    return section(results, machine, seconds, is_limited)
+
+
+if __name__ == "__main__":
+    main("postgresql", __doc__, measured, rounds=3)
