@@ -18,6 +18,11 @@ def upgrade():
     op.execute("CREATE TABLE half (id integer)")
     raise RuntimeError("the second half is missing")
 """
+# The first requests of each worker take longer than the gate waits for a sign of life.
+SLOW_TO_WARM_UP = """
+import functools, time
+app.before_request(functools.cache(lambda: time.sleep(6)))
+"""
 # What is spoilt: file, text that is added to it, and what the person who deploys must read.
 SPOILT = {
     "import_error": ("app.py", "\nimport no_such_module\n", "No module named 'no_such_module'"),
@@ -88,17 +93,14 @@ def test_a_migration_that_waits_for_a_lock_gives_up(host, spoilt, play, untouche
     (spoilt.path / "migrations/versions/0002_wait.py").write_text(
         MIGRATION.replace("CREATE TABLE half (id integer)", "ALTER TABLE users ADD COLUMN x int")
     )
-    holder = threading.Thread(
-        target=on_server,
-        args=(
-            "timeout 25 runuser -u postgres -- psql webapp -c "
-            "'BEGIN; LOCK TABLE users IN ACCESS SHARE MODE; SELECT pg_sleep(24)'",
-        ),
-    )
+    lock = "BEGIN; LOCK TABLE users IN ACCESS SHARE MODE; SELECT pg_sleep(600)"
+    command = f"runuser -u postgres -- psql webapp --command '{lock}'"
+    holder = threading.Thread(target=on_server, args=(command, 600))
     holder.start()
     try:
         assert "lock timeout" in play(source=spoilt, fails=True)
     finally:
+        sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
         holder.join()
 
 
@@ -132,6 +134,15 @@ def test_the_last_words_of_the_instance_are_shown(host, spoilt, play, untouched)
         "app.view_functions['health.ready'] = lambda: ('no', 500)\n",
     )
     assert "before the end" in play(source=spoilt, fails=True)
+
+
+def test_first_answers_may_be_slow(host, spoilt, play, current):
+    spoilt.append("app.py", SLOW_TO_WARM_UP)
+    before = current()
+    play(source=spoilt)
+    assert current() != before
+    play("rollback-application")
+    assert current() == before
 
 
 def test_a_dump_is_made_before_a_migration(host, spoilt, play, current, sql):

@@ -12,6 +12,7 @@ from pathlib import Path
 from ansible.module_utils.releases import Application, ReleaseError
 
 POLL_SECONDS = 0.1
+ANSWER_SECONDS = 5
 WARM_UP_CLIENTS = 8
 
 
@@ -29,12 +30,13 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self.path)
 
 
-def ask(path: Path, gate: dict) -> str:
+def ask(path: Path, gate: dict, seconds: float = ANSWER_SECONDS) -> str:
     """Ask an instance once; return "" if it may take traffic, or what is in the way.
 
     :param gate: `path`, `host` (the Host header), `highest_status` that counts as healthy.
+    :param seconds: longest wait for the answer.
     """
-    connection = UnixConnection(path, timeout=5)
+    connection = UnixConnection(path, timeout=seconds)
     headers = {"Host": gate["host"], "X-Forwarded-Proto": "https"}
     try:
         connection.request("GET", gate["path"], headers=headers)
@@ -77,8 +79,12 @@ def wait_until_healthy(app: Application, release: str, gate: dict) -> None:
         if time.monotonic() > deadline:
             raise ReleaseError(f"{unit} is not healthy after {gate['seconds']} s. {problem}")
         time.sleep(POLL_SECONDS)
+
+    def once(_: int) -> str:
+        return ask(path, gate, max(ANSWER_SECONDS, deadline - time.monotonic()))
+
     with ThreadPoolExecutor(WARM_UP_CLIENTS) as clients:
-        problems = clients.map(lambda _: ask(path, gate), range(gate["warm_up_requests"]))
+        problems = clients.map(once, range(gate["warm_up_requests"]))
     failed = [problem for problem in problems if problem]
     if failed:
         wrong = f"{len(failed)} of {gate['warm_up_requests']} requests"
