@@ -1,14 +1,20 @@
 #!/usr/bin/env python3
 """Does the tuning help: PostgreSQL as Debian ships it, and with the role's settings for a size.
 
-In one fresh container for each size of VPS, with the memory of that size where podman can limit it;
-the page says whether it could. The figures go to docs/benchmarks.md; without `make`:
+In one fresh container for each size of VPS, with the memory of that size where podman can limit it.
+Where it cannot, and this machine has nothing else to do, BENCH_LOCK_MEMORY=1 locks all memory but
+that; it needs root. The page says what was done. The figures go to docs/benchmarks.md:
 
     .venv/bin/python tests/benchmarks/postgresql.py [--rounds N | --quick]
 """
 
+import contextlib
+import os
 import re
+import subprocess
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -50,7 +56,8 @@ class Size(NamedTuple):
 
 SIZES = {"1 GB": Size(960, 20, 600_000), "2 GB": Size(1960, 40, 1_200_000),
          "4 GB": Size(3920, 80, 2_400_000)}  # fmt: skip
-VARIANTS = ("default", "role")
+VARIANTS = ("default", "role", "unwatched")
+WATCHING = re.compile(r"^(shared_preload_libraries|track_io_timing) = .*\n", re.MULTILINE)
 FIGURES = {
     "read": "one row by its key, transactions/s",
     "write": "TPC-B, transactions/s",
@@ -69,6 +76,22 @@ def settings_of(size: Size, work: Path) -> str:
     command = [ANSIBLE_PLAYBOOK, "-i", "localhost,", *words, HERE / "settings.yml"]
     run(command, work / "settings.log", cwd=ROOT)
     return target.read_text()
+
+
+@contextlib.contextmanager
+def left_with(mib: int) -> Iterator[None]:
+    """Lock all memory of this machine but so much.
+
+    :raises BenchmarkError: where it may not.
+    """
+    command = [sys.executable, HERE / "leave.py", str(mib)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            if process.stdout.readline() != b"locked\n":
+                raise BenchmarkError("the memory could not be locked")
+            yield
+        finally:
+            process.kill()
 
 
 def measure_once(host: dict, settings: str, seconds: int, work: Path) -> dict[str, float]:
@@ -91,32 +114,47 @@ def bring(host: dict, name: str, work: Path) -> None:
     run(ssh(host, command), work / "bring.log", stdin=HERE / name)
 
 
-def measure(rounds: int, seconds: int, sizes: list[str]) -> tuple[dict, bool]:
-    """Measure each size in each variant, which take turns; tell whether memory was limited."""
-    results, limits = {}, set()
+def measure_rounds(host: dict, name: str, settings: dict, rounds: int, seconds: int) -> dict:
+    """Measure the variants in turn."""
+    results = {variant: [] for variant in VARIANTS}
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        for number in range(1, rounds + 1):
+            for variant in VARIANTS:
+                figures = measure_once(host, settings[variant], seconds, Path(folder))
+                results[variant].append(figures)
+                told = ", ".join(f"{key} {value:.0f}" for key, value in figures.items())
+                say(f"{name}, round {number} of {rounds}: {variant:9} {told}")
+    return results
+
+
+def measure(rounds: int, seconds: int, sizes: list[str]) -> tuple[dict, str]:
+    """Measure each size in each variant; tell how the memory was limited."""
+    results, limited = {}, ""
     for name in sizes:
         size = SIZES[name]
-        results[name] = {variant: [] for variant in VARIANTS}
         with (
             tempfile.TemporaryDirectory(prefix="bench-") as folder,
             fresh_host(NAME, ADDRESS, f"--memory-mib={size.memory_mib}") as host,
+            contextlib.ExitStack() as stack,
         ):
             work = Path(folder)
-            settings = {"default": "# as it comes\n", "role": settings_of(size, work)}
-            run(ssh(host, LIMIT), work / "limit.log")
-            limits.add((work / "limit.log").read_text().strip())
+            ours = settings_of(size, work)
+            settings = dict(zip(VARIANTS, ("", ours, WATCHING.sub("", ours)), strict=True))
             run(ssh(host, INSTALL), work / "install.log")
             for script in ("load.sh", "measure.sh"):
                 bring(host, script, work)
             took = run(ssh(host, f"./load.sh {size.scale} {size.orders}"), work / "load.log")
             say(f"{name}: loaded in {took:.0f} s")
-            for number in range(1, rounds + 1):
-                for variant in VARIANTS:
-                    figures = measure_once(host, settings[variant], seconds, work)
-                    results[name][variant].append(figures)
-                    told = ", ".join(f"{key} {value:.0f}" for key, value in figures.items())
-                    say(f"{name}, round {number} of {rounds}: {variant:7} {told}")
-    return results, "max" not in limits
+            run(ssh(host, LIMIT), work / "limit.log")
+            if (work / "limit.log").read_text().strip() != "max":
+                limited = BY_CONTAINER
+            elif os.environ.get("BENCH_LOCK_MEMORY") == "1":
+                limited = BY_LOCK
+                stack.enter_context(left_with(size.memory_mib))
+            else:
+                limited = NOT_AT_ALL
+            results[name] = measure_rounds(host, name, settings, rounds, seconds)
+    return results, limited
 
 
 def gain(name: str, ours: list[dict], theirs: list[dict]) -> str:
@@ -125,19 +163,21 @@ def gain(name: str, ours: list[dict], theirs: list[dict]) -> str:
     return f"{median(ratios if name in MORE_IS_BETTER else [1 / ratio for ratio in ratios]):.2f}"
 
 
-LIMITED = "The container had no more memory than that, the kernel's cache of files included."
-UNLIMITED = """The container's memory was not limited, for this machine cannot: all
+BY_CONTAINER = "The container had no more memory than that, the kernel's cache of files included."
+BY_LOCK = """The memory of a container cannot be limited on this machine: all but that of the whole
+machine was locked, the kernel's cache of files included (`BENCH_LOCK_MEMORY=1`)."""
+NOT_AT_ALL = """The container's memory was not limited, for this machine cannot: all
 data stays in the kernel's cache, so this does not show what it means when they no longer fit."""
 
 
-def section(results: dict, machine: str, seconds: int, is_limited: bool) -> str:
+def section(results: dict, machine: str, seconds: int, limited: str) -> str:
     """Write our section of the page."""
     rows = []
     for size, variants in results.items():
         for name, title in FIGURES.items():
             values = [spread([one[name] for one in variants[key]], 0) for key in VARIANTS]
-            ratio = gain(name, variants["role"], variants["default"])
-            rows.append([f"{size}: {title}", *values, ratio])
+            ratios = [gain(name, variants[key], variants["default"]) for key in VARIANTS[1:]]
+            rows.append([f"{size}: {title}", *values, *ratios])
     rounds = len(next(iter(results.values()))["role"])
     sizes = "; ".join(
         f"{name}: pgbench at scale {SIZES[name].scale} and {SIZES[name].orders} orders"
@@ -147,21 +187,22 @@ def section(results: dict, machine: str, seconds: int, is_limited: bool) -> str:
 
 `{COMMAND}` on {machine}.
 
-Debian's settings, and those that the role postgresql computes for a VPS with {VCPUS} vCPUs and the
-memory of the size ({sizes}). Both in one container, on the same data; they take turns, the server
-is restarted and warmed up before each. Each figure is the median [minimum-maximum] of {rounds}
-rounds of {seconds} s with 8 clients, or of queries; the last column says how many times faster the
-role's settings are, and 1 is no difference. {LIMITED if is_limited else UNLIMITED}
+Debian's settings, those that the role postgresql computes for a VPS with {VCPUS} vCPUs and the
+memory of the size ({sizes}), and these
+without what watches (`pg_stat_statements`, `track_io_timing`). All in one container, on the same
+data; they take turns, the server is restarted and warmed up before each. Each figure is the median
+[minimum-maximum] of {rounds} rounds of {seconds} s with 8 clients, or of queries; the last two
+columns say how many times faster than Debian's, the median of each round's own ratio. {limited}
 
-{table(["", "Debian's", "the role's", "times faster"], rows)}"""
+{table(["", "Debian's", "the role's", "unwatched", "role's, times", "unwatched, times"], rows)}"""
 
 
 def measured(rounds: int, machine: str, write: bool) -> str:
     """Measure, and return our section of the page."""
     seconds = 6 if write else 2
     sizes = list(SIZES) if write else list(SIZES)[:1]
-    results, is_limited = measure(rounds, seconds, sizes)
-    return section(results, machine, seconds, is_limited)
+    results, limited = measure(rounds, seconds, sizes)
+    return section(results, machine, seconds, limited)
 
 
 if __name__ == "__main__":

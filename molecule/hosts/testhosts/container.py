@@ -91,6 +91,7 @@ def run_arguments(name, settings):
         yield f"--publish={address}:{port}:{inside}"
     if settings["memory_mib"] and memory_can_be_limited():
         yield f"--memory={settings['memory_mib']}m"
+    yield "--shm-size=2g"  # a machine has half of its memory; podman's 64 MB stop parallel queries
     yield "--systemd=always"
     # What hardened units need: their own mounts. nftables needs the second one; to tell the kernel
     # which pages of another process it may take needs the last two.
