@@ -140,7 +140,7 @@ def stop(name, _settings):
 
 def kill(name):
     """Kill all that runs in a container, at once."""
-    podman("kill", f"slipway-{name}")
+    podman("stop", "--time=0", f"slipway-{name}")  # SIGKILL; after `kill` its address stays taken
 
 
 def destroy(name):

@@ -130,8 +130,12 @@ def bring_to(host, step: str, *properties: str) -> None:
 
 
 def kill(host) -> None:
-    """Kill all of that unit, and return once nothing of it is left."""
-    host.check_output("systemctl kill --signal=KILL slipway-upgrade")
+    """Kill all of that unit, as the kernel does, and return once nothing of it is left.
+
+    After `systemctl kill --signal=KILL` systemd 257 runs no ExecStopPost=.
+    """
+    group = host.check_output("systemctl show --value --property=ControlGroup slipway-upgrade")
+    host.run("kill -KILL $(cat /sys/fs/cgroup%s/cgroup.procs)", group)
     state = "systemctl show --value --property=ActiveState slipway-upgrade"
     wait = f"until {state} | grep -Eq 'inactive|failed'; do sleep 0.2; done"
     host.check_output("timeout 120 bash -c %s", wait)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import subprocess
@@ -65,6 +66,8 @@ class Cluster:
         subprocess.run(["pg_dropcluster", "--stop", str(self.version), "main"], capture_output=True)
         for path in (self.data, self.configuration):
             shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):  # where there is another one of its version
+            self.configuration.parent.rmdir()
 
 
 def is_empty(data: Path) -> bool:
