@@ -18,9 +18,18 @@ LAST_LINES = 40
 # Molecule cleans up after a failure; what came before this line is the cause.
 MOLECULE_GAVE_UP = "An error occurred during the test sequence"
 # Scenarios which only `make test-all` runs.
-EXHAUSTIVE = ("backup", "docs", "faults", "monitoring", "ops", "security", "upgrade")
+EXHAUSTIVE = (
+    "backup",
+    "docs",
+    "faults",
+    "monitoring",
+    "ops",
+    "security",
+    "security-vm",
+    "upgrade",
+)
 # They keep one core busy for long: the other one does what follows. (An emulated machine has one.)
-BESIDE_OTHERS = ("house tests", "molecule vm")
+BESIDE_OTHERS = ("house tests", "molecule security-vm", "molecule vm")
 # They measure what users notice: nothing runs beside them.
 ALONE = ("deploy", "faults")
 # Molecule would draw a frame around pytest's output, and wrap its lines.

@@ -18,10 +18,11 @@ def upgrade():
     op.execute("CREATE TABLE half (id integer)")
     raise RuntimeError("the second half is missing")
 """
-# The first requests of each worker take longer than the gate waits for a sign of life.
+# The second request of each worker takes longer than the gate waits for a sign of life.
 SLOW_TO_WARM_UP = """
-import functools, time
-app.before_request(functools.cache(lambda: time.sleep(6)))
+import itertools, time
+requests = itertools.count(1)
+app.before_request(lambda: time.sleep(6) if next(requests) == 2 else None)
 """
 # What is spoilt: file, text that is added to it, and what the person who deploys must read.
 SPOILT = {
