@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import getpass
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -457,6 +458,17 @@ def test_while_a_backup_is_made_its_list_is_not_copied(machine, tmp_path):
     assert not (there / "backup.info").exists()
     elsewhere.copy(machine)
     assert (there / "backup.info").exists()
+
+
+def test_a_copy_waits_for_the_one_at_work(machine, tmp_path):
+    with elsewhere.one_at_a_time(0):
+        other = threading.Thread(target=elsewhere.copy, args=[machine])
+        other.start()
+        time.sleep(0.5)
+        assert other.is_alive()
+        assert not (tmp_path / "there/pgbackrest").exists()
+    other.join(10)
+    assert (tmp_path / "there/pgbackrest/backup/main/backup.info").exists()
 
 
 def test_what_expired_goes_from_the_copy_but_not_when_all_is_gone(machine, tmp_path):

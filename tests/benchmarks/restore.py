@@ -96,6 +96,7 @@ class Server:
 
     def fill(self, mb: int) -> None:
         """Make the database of a size, and begin anew with its backups."""
+        self.wait()
         for query in FILL.format(rows=mb * ROWS_PER_MB).strip().split(";")[:-1]:
             self.sql(query.strip().replace("\n", " "))
         self.sql("CHECKPOINT")
@@ -127,8 +128,9 @@ class Server:
         return seconds, facts["repository_bytes"]
 
     def wait(self) -> None:
-        """Wait for the backup that follows a restore."""
-        self.ask("while systemctl is-active --quiet slipway-backup; do sleep 0.5; done")
+        """Wait for the backup that follows a first run or a restore."""
+        busy = "systemctl show --property=ActiveState --value slipway-backup | grep -q activating"
+        self.ask(f"while {busy}; do sleep 0.5; done")
 
     def restore(self, options: str, lost_at: float) -> Restored:
         """Restore; return what it took, and the time between the loss and the last row."""
@@ -252,4 +254,4 @@ def measured(rounds: int, machine: str, write: bool) -> str:
 
 
 if __name__ == "__main__":
-    main("backup", __doc__, measured, PAGE, rounds=1)
+    main("backup", __doc__, measured, page=PAGE, rounds=1)

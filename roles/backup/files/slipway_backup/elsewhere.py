@@ -171,8 +171,11 @@ def finish(settings: Settings) -> None:
 
 
 def copy(settings: Settings, repair: bool = False) -> None:
-    """Copy; while a backup is made, the archive alone. Write down how it went."""
-    with one_at_a_time(600 if repair else 0):
+    """Copy; while a backup is made, the archive alone. Write down how it went.
+
+    Who asks while the timer's copy is at work gets one of their own, with what is new since.
+    """
+    with one_at_a_time(600):
         began = common.now()
         facts = {"copied": common.read(RECORD).get("copied", "")}
         try:
