@@ -31,7 +31,8 @@ def test_the_copy_is_the_repository(host, kept, spare):
     assert kept.status()["lines"]["copy"]["state"] == "ok"
     assert kept.status()["only_here"] is False
     here = kept.must(f"cd /var/backups/slipway; {SUMS}")
-    assert len(here.splitlines()) > 20
+    for part in ("backup.info", "/bundle/", "files/snapshots/", "files/data/"):
+        assert part in here
     assert spare.must(f"cd {THERE}/copy; {SUMS}") == here
 
 
@@ -120,6 +121,7 @@ def test_an_empty_server_takes_over_from_the_copy_alone(host, kept, afterwards):
     """The same name in the inventory: site.yml lets the key of the new server in."""
     kept.must("echo picture > /srv/uploads/photo; chown webapp: /srv/uploads/photo")
     kept.must("systemctl start slipway-backup")
+    kept.sql("INSERT INTO users (name) VALUES ('after-the-backup')")
     kept.switch_segment()
     kept.must("runuser -u postgres -- pgbackrest --stanza=main check; slipway-backup copy")
     secret, names = kept.must("cat /etc/webapp/secret_key"), kept.names()
@@ -131,7 +133,7 @@ def test_an_empty_server_takes_over_from_the_copy_alone(host, kept, afterwards):
     assert "another cluster" in bad(kept.status())
     done = kept.restore(backup_restore_fetch=True, backup_restore_files=True)
     assert done.returncode == 0, done.text
-    assert names
+    assert "after-the-backup" in names
     assert names == kept.names()
     assert kept.must("cat /etc/webapp/secret_key") == secret
     assert kept.must("cat /srv/uploads/photo; stat -c %U /srv/uploads/photo") == "picture\nwebapp"
