@@ -117,6 +117,7 @@ def test_memory_is_bounded(host, app, release, knob, workers):
     promised = knob("gunicorn_memory_max_mib", 128 * (len(workers) + 1))
     properties = host.service(f"{app}@{release}").systemd_properties
     assert int(properties["MemoryMax"]) == promised * 2**20
+    assert int(properties["MemorySwapMax"]) == promised // 4 * 2**20
     assert properties["OOMPolicy"] == "continue"
 
 

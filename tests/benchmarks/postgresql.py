@@ -198,7 +198,7 @@ ratio. {limited}
 
 def measured(rounds: int, machine: str, write: bool) -> str:
     """Measure, and return our section of the page."""
-    seconds = 30 if write else 2
+    seconds = 20 if write else 2
     sizes = list(SIZES) if write else list(SIZES)[:1]
     results, limited = measure(rounds, seconds, sizes)
     return section(results, machine, seconds, limited)

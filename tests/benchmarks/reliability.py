@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What a host survives: every fault of the scenario faults, in one table.
+"""What a host survives: every fault of the scenarios faults and faults-vm, in one table.
 
-The scenario is run whole, then its rows are written to docs/reliability.md; without `make`:
+Each scenario is run whole, then the rows are written to docs/reliability.md; without `make`:
 
-    .venv/bin/python tests/benchmarks/reliability.py [--last]
+    .venv/bin/python tests/benchmarks/reliability.py [--last] [SCENARIO …]
 
---last writes what the last run has measured, and runs nothing.
+With names only those are run, with --last none; of the others stands what their last run measured.
 """
 
 import argparse
@@ -20,35 +20,46 @@ sys.path.append(str(ROOT / "molecule/faults/tests"))
 
 from faults import Table, table
 
-SCENARIO = "faults"
+HOSTS = {
+    "faults": "Measured in a container with Debian 12",
+    "faults-vm": "Those at the end (VM) in a machine with Debian 12, 1 vCPU and 1 GiB, emulated",
+}
 PAGE = ROOT / "docs/reliability.md"
 BEGIN, END = "<!-- faults:begin -->", "<!-- faults:end -->"
 
 
-def test() -> None:
-    """Run the scenario from its host's creation to its end."""
+def test(scenario: str) -> None:
+    """Run a scenario from its host's creation to its end."""
     molecule = Path(sys.executable).with_name("molecule")
-    done = subprocess.run([molecule, "test", "--scenario-name", SCENARIO], cwd=ROOT)
+    done = subprocess.run([molecule, "test", "--scenario-name", scenario], cwd=ROOT)
     if done.returncode != 0:
-        sys.exit(f"Problem: the scenario {SCENARIO} failed, so {PAGE.name} stays as it is.")
+        sys.exit(f"Problem: the scenario {scenario} failed, so {PAGE.name} stays as it is.")
 
 
 def section() -> str:
     """Return the table, and on what it was measured."""
-    path = Table(SCENARIO).path
-    if not path.exists():
-        sys.exit(f"Problem: {SCENARIO} was not run here.\nFix: make faults")
-    kept = json.loads(path.read_text())
-    measured = f"Measured in a container with Debian 12: {kept['machine']}. Again: `make faults`."
-    return f"{BEGIN}\n{table(kept['rows'])}\n\n{measured}\n{END}"
+    rows, measured = {}, []
+    for scenario, host in HOSTS.items():
+        path = Table(scenario).path
+        if not path.exists():
+            sys.exit(f"Problem: {scenario} was not run here.\nFix: make faults")
+        kept = json.loads(path.read_text())
+        mark = " (VM)" if scenario.endswith("-vm") else ""
+        rows |= {name + mark: row for name, row in kept["rows"].items()}
+        measured.append(f"{host}: {kept['machine']}.")
+    return "\n".join([BEGIN, table(rows), "", *measured, "Again: `make faults`.", END])
 
 
 def main() -> None:
     """Run what has to be run, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--last", action="store_true", help="run nothing")
-    if not parser.parse_args().last:
-        test()
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=" or ".join(HOSTS))
+    given = parser.parse_args()
+    if unknown := set(given.scenarios) - set(HOSTS):
+        parser.error(f"there is no {', '.join(unknown)}; choose of {', '.join(HOSTS)}")
+    for scenario in [] if given.last else given.scenarios or HOSTS:
+        test(scenario)
     text = section()
     print(text)
     write_page(text, BEGIN, END, PAGE)

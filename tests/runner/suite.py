@@ -22,6 +22,7 @@ EXHAUSTIVE = (
     "backup",
     "docs",
     "faults",
+    "faults-vm",
     "monitoring",
     "ops",
     "security",
@@ -29,7 +30,7 @@ EXHAUSTIVE = (
     "upgrade",
 )
 # They keep one core busy for long: the other one does what follows. (An emulated machine has one.)
-BESIDE_OTHERS = ("house tests", "molecule security-vm", "molecule vm")
+BESIDE_OTHERS = ("house tests", "molecule faults-vm", "molecule security-vm", "molecule vm")
 # They measure what users notice: nothing runs beside them.
 ALONE = ("deploy", "faults")
 # Molecule would draw a frame around pytest's output, and wrap its lines.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import TABLE
+from fixtures import TABLE
 from hypothesis import find
 
 sys.path.append(str(Path(__file__).parents[3] / "tests"))
