@@ -26,9 +26,6 @@ def test_memory_settings_follow_the_host(sql, knob, memory_mib):
     assert in_mib(sql, "effective_cache_size") == knob(
         "postgresql_effective_cache_size_mib", memory_mib // 2
     )
-    assert in_mib(sql, "maintenance_work_mem") == knob(
-        "postgresql_maintenance_work_mem_mib", min(max(memory_mib // 16, 64), 1024)
-    )
     connections = knob("postgresql_max_connections", 100)
     assert in_mib(sql, "work_mem") == knob(
         "postgresql_work_mem_mib", min(max(quarter // connections, 4), 64)

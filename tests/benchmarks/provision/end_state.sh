@@ -9,9 +9,9 @@ dpkg-query --show fail2ban libpq-dev nftables nginx postgresql systemd-timesyncd
 find /usr/local/share/ca-certificates -type f | sort
 grep --recursive --no-filename ^SystemMaxUse /etc/systemd
 postgres "SELECT name, setting FROM pg_settings WHERE name IN ('effective_cache_size',
-    'effective_io_concurrency', 'listen_addresses', 'maintenance_work_mem', 'max_connections',
-    'max_parallel_workers', 'max_parallel_workers_per_gather', 'max_wal_size', 'random_page_cost',
-    'shared_buffers', 'work_mem') AND pending_restart = false ORDER BY name"
+    'effective_io_concurrency', 'listen_addresses', 'max_connections', 'max_parallel_workers',
+    'max_parallel_workers_per_gather', 'max_wal_size', 'random_page_cost', 'shared_buffers',
+    'work_mem') AND pending_restart = false ORDER BY name"
 postgres "SELECT rolname, unnest(rolconfig) FROM pg_roles WHERE rolname = 'webapp' ORDER BY 2"
 postgres "SELECT datname, datdba::regrole FROM pg_database WHERE datname = 'webapp'"
 

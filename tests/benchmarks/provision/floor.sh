@@ -72,7 +72,6 @@ listen_addresses = 'localhost'
 max_connections = 100
 shared_buffers = $(between $((memory / 4)) 0 8192)MB
 effective_cache_size = $((memory / 2))MB
-maintenance_work_mem = $(between $((memory / 16)) 64 1024)MB
 work_mem = $(between $((memory / 4 / 100)) 4 64)MB
 max_parallel_workers = $vcpus
 max_parallel_workers_per_gather = $((vcpus / 2))
