@@ -89,8 +89,19 @@ def test_a_worker_of_one_thread_is_a_sync_one():
 
 
 def test_what_a_setting_costs_is_said_only_where_it_does():
-    assert "less: none of them" in serve_page.knobs_text(figures())
+    assert "More in every round: none of them" in serve_page.knobs_text(figures())
     assert "(`NullPool`) (2.00)" in serve_page.knobs_text(figures(**{"no pool": 1500}))
+
+
+def test_what_is_less_than_two_of_the_same_differ_is_not_said():
+    slower = figures(**{"no pool": 1500, "ours": 1500})
+    assert "differs by up to 100%" in serve_page.knobs_text(slower)
+    assert "More in every round: none of them" in serve_page.knobs_text(slower)
+
+
+def test_a_difference_that_not_every_round_shows_is_called_none():
+    assert serve_page.compared([0.9, 1.2]) == "0.90 to 1.20 times: no difference seen"
+    assert serve_page.compared([1.1, 1.2]) == "1.10 to 1.20 times"
 
 
 @pytest.mark.parametrize("quick", [True, False])
