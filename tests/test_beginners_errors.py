@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 # A Python that has nothing but its standard library.
 BARE = [sys.executable, "-I", "-S"]
 
@@ -25,6 +26,49 @@ def test_a_page_quotes_what_the_tool_says(command, message):
     assert done.returncode != 0
     assert message in done.stderr
     assert message in (DOCS / "troubleshooting.md").read_text()
+
+
+def classics() -> list[str]:
+    """Return the paragraphs of the beginners' classics, each as one line."""
+    _, _, section = (
+        (DOCS / "troubleshooting.md").read_text().partition("## The beginners' classics")
+    )
+    return [" ".join(text.split()) for text in section.partition("\n## ")[0].split("\n\n")]
+
+
+@pytest.mark.parametrize(
+    ("message", "ways_out"),
+    [
+        # psycopg2's setup.py
+        (
+            "`Error: pg_config executable not found`",
+            ["use `psycopg2-binary`", "libpq-dev gcc", "`flask_app_psycopg2: source`"],
+        ),
+        ("The same in `docker build`", ["name `psycopg2-binary` in the requirements"]),
+        # runc and crun
+        (
+            '`exec: "gunicorn": executable file not found in $PATH`',
+            ["not among the requirements that the image installs"],
+        ),
+        # libpq
+        (
+            '`connection to server at "127.0.0.1", port 5432 failed: Connection refused`',
+            ["that is the container itself", "the name of its service"],
+        ),
+    ],
+)
+def test_what_a_compiler_or_a_container_says_has_its_way_out(message, ways_out):
+    (paragraph,) = [text for text in classics() if f"**{message}" in text]
+    _, _, after = paragraph.partition(message)
+    assert [one for one in ways_out if one not in after] == []
+
+
+def test_our_image_brings_what_the_page_says_that_it_brings():
+    (paragraph,) = [text for text in classics() if "docker build" in text]
+    assert "[app/Containerfile](../app/Containerfile) brings both packages" in paragraph
+    packages = (ROOT / "app/requirements.txt").read_text()
+    for name in ("gunicorn", "psycopg2-binary"):
+        assert f"\n{name}==" in f"\n{packages}"
 
 
 def test_beginners_errors_come_before_ours():

@@ -1,8 +1,11 @@
 """The repository keeps its own rules."""
 
+import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
 from house import RULES
 from house.tree import files, report
@@ -31,3 +34,11 @@ def test_the_repository_keeps_the_rule(rule):
 def test_there_is_something_to_judge(pattern, least):
     found = files(ROOT, pattern)
     assert len(found) >= least, f"{pattern} matches {len(found)} files. Fix: restore the others."
+
+
+def test_a_container_is_asked_for_its_health_at_the_path_of_a_server():
+    """Docker reads no defaults of a role, so the path stands there once more."""
+    defaults = yaml.safe_load((ROOT / "roles/flask_app/defaults/main.yml").read_text())
+    service = yaml.safe_load((ROOT / "app/compose.yaml").read_text())["services"]["app"]
+    (url,) = re.findall(r"http://[^']+", service["healthcheck"]["test"][-1])
+    assert urlsplit(url).path == defaults["flask_app_health_path"]

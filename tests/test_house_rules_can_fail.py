@@ -12,7 +12,9 @@ HANDLERS = "roles/web/handlers/main.yml"
 TEMPLATE = "roles/web/templates/web.service.j2"
 PLAYBOOK = "playbooks/pages.yml"
 SCENARIO = "molecule/default/molecule.yml"
+RULES_OF_ALERTS = "roles/web/templates/rules.yml.j2"
 TEST = "molecule/tests/test_web.py"
+ALERTS = "molecule/faults/tests/test_alerts.py"
 PAGE = "docs/running.md"
 DECISION = "docs/decisions/0001-two-roles.md"
 
@@ -213,6 +215,20 @@ BROKEN = {
         (PAGE, "Sum … up", "Sum … down", "nothing says"),
         (PAGE, "then look again", "then wait again", "nothing says"),
         (PAGE, "| `Connection refused` | start it |\n", "", "is quoted nowhere"),
+    ],
+    "alerts_are_seen_and_listed": [
+        (RULES_OF_ALERTS, "WebDown", "WebGone", "WebGone was never seen"),
+        ("roles/web/vars/main.yml", "DiskFull", "DiskSlow", "DiskSlow stands in no table"),
+        (ALERTS, "fires(alert)", "firing(alert)", "DiskFull was never seen"),
+        (ALERTS, "assert watch.clears(alert)", "assert True", "DiskFull was never seen"),
+        (
+            ALERTS,
+            'start web")\n    assert watch.clears',
+            'x")\n    assert watch.fires',
+            "never seen",
+        ),
+        (PAGE, "`DiskFull`", "the disk", "DiskFull stands in no table"),
+        (PAGE, "`WebDown`", "`WebGone`", "there is no alert WebGone"),
     ],
 }
 

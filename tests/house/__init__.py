@@ -6,6 +6,7 @@ which breaks a good tree and sees the rule notice.
 """
 
 from house import (
+    alerts,
     boundaries,
     inputs,
     pages,
@@ -21,6 +22,7 @@ from house.tree import RULES
 
 __all__ = [
     "RULES",
+    "alerts",
     "boundaries",
     "inputs",
     "pages",

@@ -45,6 +45,11 @@ Fix: restart web, then look again at 10:00.
 | `Sum … up` | read on |
 | `Connection refused` | start it |
 
+| Alert | Fires when |
+|---|---|
+| `WebDown` | nobody answers |
+| `DiskFull` | no file can grow |
+
 <!-- said by others:
 Connection refused
 -->
@@ -115,6 +120,12 @@ argument_specs:
   no_log: "{{ web_secure_logging }}"
   notify: Restart web
 
+- name: configure | Write the alerts
+  ansible.builtin.template:
+    src: rules.yml.j2
+    dest: /etc/web/rules.yml
+    mode: "0644"
+
 - name: configure | Refuse what cannot work
   ansible.builtin.fail:
     msg: |-
@@ -144,6 +155,21 @@ argument_specs:
 [Service]
 User={{ web_user }}
 """,
+    "roles/web/templates/rules.yml.j2": """\
+{{ ansible_managed | comment }}
+# Source: roles/web/templates/rules.yml.j2
+
+groups:
+  - name: web
+    rules:
+      - alert: WebDown
+        expr: up == 0
+{% for name, percent in __web_alerts %}
+      - alert: {{ name }}
+        expr: used > {{ percent }}
+{% endfor %}
+""",
+    "roles/web/vars/main.yml": "__web_alerts: [[DiskFull, 90]]\n",
     "roles/store/README.md": "# store\n",
     "roles/store/defaults/main.yml": "store_path: /srv/store\n",
     "roles/store/meta/argument_specs.yml": """\
@@ -183,6 +209,25 @@ scenario:
 verifier:
   name: testinfra
   directory: ../tests
+""",
+    "molecule/faults/tests/test_alerts.py": """\
+import pytest
+
+
+@pytest.mark.parametrize(("alert", "broken"), [("DiskFull", "fallocate --length 9G /ballast")])
+def test_an_alert_fires_until_it_is_well(host, watch, alert, broken):
+    host.check_output(broken)
+    assert watch.fires(alert)
+    host.check_output("rm /ballast")
+    assert watch.clears(alert)
+
+
+def test_a_server_that_stands_still_fires(host, watch):
+    assert watch.clears("WebDown")
+    host.check_output("systemctl stop web")
+    assert watch.fires("WebDown")
+    host.check_output("systemctl start web")
+    assert watch.clears("WebDown")
 """,
     "molecule/tests/test_web.py": """\
 def test_the_service_is_running(host):

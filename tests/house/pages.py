@@ -32,7 +32,7 @@ MARKS = (
     "<!-- executed by: FILE -->, where that test runs the same; or <!-- not executed: REASON -->."
 )
 # The first column of such a table quotes what programs say.
-QUOTING = {"Message", "Cause", "Thông báo"}
+QUOTING = {"Message", "Cause", "Hay gặp", "Thông báo"}
 # The words that a refusal's last two parts begin with, up to the first that may vary.
 BEGINS = re.compile(r"(Allowed|Fix):( [A-Za-z_,]+(?=[ .,;:]|$)){1,5}")
 SPAN = re.compile(r"`` ?(.+?) ?``|`([^`]+)`")
@@ -231,13 +231,18 @@ def _messages(path: Path) -> Iterator[tuple[int, str]]:
             for number, line in enumerate(block.text.splitlines(), block.line + 1):
                 if ours := BEGINS.match(line):
                     yield number, ours[0]
+    yield from first_column(path, QUOTING)
+
+
+def first_column(path: Path, heads: set[str]) -> Iterator[tuple[int, str]]:
+    """Visit what is in backticks in the first column of a page's tables that are headed so."""
     quotes = False
     for number, line in enumerate(path.read_text().splitlines(), 1):
         if not line.startswith("|"):
             quotes = False
             continue
         first = re.split(r"(?<!\\)\|", line)[1].strip()
-        if first in QUOTING:
+        if first in heads:
             quotes = True
         elif quotes:
             for span in SPAN.finditer(first):

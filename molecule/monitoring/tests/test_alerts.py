@@ -14,6 +14,8 @@ TLS = "/etc/slipway/tls/nearly"
 CHECK = "systemctl start slipway-backup-check.service"
 STATUS = "/var/lib/slipway/backup/status.json"
 REPOSITORY = "/var/backups/slipway/pgbackrest"
+# One that node-exporter cannot read; the timer goes on writing the other.
+NO_METRICS = "/run/slipway-metrics/broken.prom"
 
 
 def certificate(days: int) -> str:
@@ -84,6 +86,7 @@ def certificate(days: int) -> str:
             "systemctl start slipway-metrics.timer",
             "",
         ),
+        ("MetricsOld", "node", f"echo no metrics > {NO_METRICS}", f"rm {NO_METRICS}", ""),
     ],
 )
 def test_an_alert_fires_while_the_thing_is_broken(

@@ -119,3 +119,9 @@ def test_status_and_doctor_tell_what_is_firing(host, watch, afterwards, looks):
     assert line.startswith("UNKNOWN, Prometheus does not answer")
     assert check["state"] == "bad"
     assert "systemctl status prometheus" in check["fix"]
+
+
+def test_the_status_without_a_limit_names_every_host(run_ops):
+    hosts = json.loads(run_ops("--json", "status").stdout)["hosts"]
+    seen = {one["host"]: [app["app"] for app in one["apps"]] for one in hosts}
+    assert seen == {"watched": ["webapp"], "watched13": ["webapp"]}
