@@ -238,6 +238,155 @@ def test_the_page_says_what_the_status_says():
         assert figure in said
 
 
+@pytest.fixture
+def at_now(monkeypatch):
+    """Stop the clock: what is told of ages is the same every day."""
+    monkeypatch.setattr(write_report.tell.time, "time", lambda: NOW)
+
+
+@pytest.mark.usefixtures("at_now")
+def test_a_person_reads_every_figure_of_a_machine_that_is_well():
+    asked = {"window_seconds": 300, "count": 3721, "per_second": 12.4, "p50_ms": 15, "p99_ms": 47,
+             "answers_5xx": 3}  # fmt: skip
+    shop = {"used": 9, "size_mib": 41, "cache_hit_percent": 99.95}
+    new = {"used": 0, "size_mib": 8, "cache_hit_percent": None}  # nothing was read yet
+    disks = [{"path": "/", "used_percent": 29, "free_mib": 74171},
+             {"path": "/srv", "used_percent": 80, "free_mib": 1024}]  # fmt: skip
+    said = {"backup": "3 hours old, of 29 MiB.", "archive": "the archive follows.",
+            "drill": "the drill of 2 days ago took 6 s."}  # fmt: skip
+    lines = {name: {"state": "ok", "said": text} for name, text in said.items()}
+    machine = {
+        "database": {"used": 10, "allowed": 97, "databases": {"shop": shop, "new": new}},
+        "disks": disks,
+        "memory": {"total_mib": 1967, "available_mib": 1205},
+        "load": 0.314,
+        "uptime_seconds": 13 * 86400 + 7200,
+        "certificates": [{"app": "shop", "days": 71}, {"app": "blog", "days": 9}],
+        "updates": {"security": 2, "others": 3},
+        "backup": {"checked": "2026-11-22T23:00:00Z", "lines": lines},
+        "alerts": {"error": "", "firing": []},
+    }
+    app = {"requests": asked, "version": "v1.2"}
+    assert write_report.tell.page(host(app=app, machine=machine)).splitlines() == [
+        "",
+        "shop",
+        "  release      20261122T232742Z-414c4a6 (b052ef0 v1.2) since 2026-11-22T23:27:46Z, 4 min",
+        "  workers      5 of 5 alive",
+        "  requests     12.4 per second, p50 15 ms, p99 47 ms, 3 answers 5xx in the last 5 min",
+        "",
+        "vps",
+        "  database     10 of 97 connections; shop: 9, 41 MiB, 99.95 % of reads from the cache;"
+        " new: 0, 8 MiB",
+        "  disk         29 % of / used, 74171 MiB free; 80 % of /srv used, 1024 MiB free",
+        "  memory       1205 of 1967 MiB available",
+        "  load         0.31 on 2 processors, up 13 d",
+        "  certificate  shop 71 days, blog 9 days",
+        "  updates      2 security, 3 others wait",
+        "  backup       3 hours old, of 29 MiB; the drill of 2 days ago took 6 s",
+        "  alerts       none is firing",
+    ]
+
+
+@pytest.mark.usefixtures("at_now")
+@pytest.mark.parametrize(
+    ("app", "lines"),
+    [
+        (
+            {"release": ""},
+            {"release": "none yet: ansible-playbook playbooks/deploy-application.yml"},
+        ),
+        (
+            {"serves": False},
+            {
+                "release": "20261122T232742Z-414c4a6 (b052ef0) since 2026-11-22T23:27:46Z, 4 min"
+                ": IT IS DOWN"
+            },
+        ),
+        (
+            {"workers": {"alive": 3, "promised": 5}, "restarts": 2},
+            {"workers": "3 of 5 alive, restarted 2 times by systemd"},
+        ),
+        (
+            {"requests": {"window_seconds": 60, "count": 0, "per_second": 0.0, "p50_ms": None,
+                          "p99_ms": None, "answers_5xx": 0}},
+            {"requests": "0 per second, 0 answers 5xx in the last 60 s"},
+        ),
+        ({"maintenance": True}, {"maintenance": "ON: visitors see its page"}),
+        ({"releasing": "ana@laptop"}, {"releasing": "ana@laptop has the lock"}),
+    ],
+)  # fmt: skip
+def test_a_person_reads_what_is_not_usual_of_an_application(app, lines):
+    usual = {"release", "workers", "requests"} if app.get("release", "is") else set()
+    said = dict(write_report.tell.app_lines(host(app=app)["apps"][0]))
+    assert said.keys() == usual | lines.keys()
+    assert {name: said[name] for name in lines} == lines
+
+
+def backup(checked: str, **said: str) -> dict:
+    """Return what the check of the backup has found to be wrong."""
+    lines = {name: {"state": "bad", "said": text} for name, text in said.items()}
+    fine = {"state": "ok", "said": "3 hours old, of 29 MiB."}
+    return {"checked": checked, "lines": {"backup": fine, **lines}}
+
+
+FIRING = [
+    {"alert": "AppDown", "subject": "shop"},
+    {"alert": "ConnectionsNearTheLimit", "subject": ""},
+]
+
+
+@pytest.mark.usefixtures("at_now")
+@pytest.mark.parametrize(
+    ("machine", "name", "line"),
+    [
+        ({"database": None}, "database", "does not answer"),
+        ({"database": None, "has_database": False}, "database", "none on this machine"),
+        ({"certificates": []}, "certificate", "none: plain HTTP"),
+        ({"certificates": [{"app": "shop", "days": None}]}, "certificate", "shop broken"),
+        ({"updates": None}, "updates", "apt cannot tell"),
+        (
+            {"updates": {"security": 0, "others": 0}, "reboot_required": True},
+            "updates",
+            "0 security, 0 others wait, a reboot too",
+        ),
+        ({"backup": None}, "backup", "none"),
+        (
+            {"backup": backup("2026-11-22T23:00:00Z", archive="it is behind.", drill="it failed.")},
+            "backup",
+            "RED, archive: it is behind. drill: it failed.",
+        ),
+        (
+            {"backup": backup("2026-11-21T22:32:29Z")},  # 25 h and 1 s ago
+            "backup",
+            "RED, nobody has looked at it for 25 h",
+        ),
+        ({"backup": backup("2026-11-21T22:32:30Z")}, "backup", "3 hours old, of 29 MiB"),
+        ({"alerts": None}, "alerts", "none are set up: site_monitoring is false"),
+        (
+            {"alerts": {"error": "Prometheus does not answer: no route", "firing": []}},
+            "alerts",
+            "UNKNOWN, Prometheus does not answer: no route",
+        ),
+        (
+            {"alerts": {"error": "", "firing": FIRING}},
+            "alerts",
+            "2 FIRING: AppDown (shop), ConnectionsNearTheLimit",
+        ),
+    ],
+)
+def test_a_person_reads_what_is_not_usual_of_a_machine(machine, name, line):
+    assert dict(write_report.tell.machine_lines(host(machine=machine)["machine"]))[name] == line
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0, "0 s"), (119.9, "119 s"), (120, "2 min"), (7199, "119 min"), (7200, "2 h"),
+     (172799, "47 h"), (172800, "2 d")],
+)  # fmt: skip
+def test_a_duration_is_told_in_the_largest_unit_of_which_there_are_two(seconds, said):
+    assert write_report.tell.duration(seconds) == said
+
+
 def test_no_value_can_become_a_part_of_the_page():
     evil = """"'><script>alert(1)</script><img src=http://x/ onerror=a>{{ 7*7 }}"""
     data = history({50: 900}, {"processor": [1] * 97, "memory": [], "disk": [], "connections": []})

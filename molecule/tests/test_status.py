@@ -41,9 +41,10 @@ def test_the_status_says_what_the_system_says(host, app, release, workers, site,
     assert machine["backup"]["lines"]["archive"]["said"] == "the archive follows."
 
 
-def test_a_person_gets_a_line_for_each_question(status, release):
+def test_a_person_gets_a_line_for_each_question(status, release, workers):
     said = status("status").stdout
     assert f"release      {release}" in said
+    assert f"workers      {len(workers)} of {len(workers)} alive" in said
     asked = "release workers requests database disk memory load certificate updates backup alerts"
     lines = [line.split() for line in said.splitlines() if line.startswith("  ")]
     assert {line[0] for line in lines} >= set(asked.split())

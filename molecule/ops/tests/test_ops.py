@@ -153,6 +153,14 @@ def test_releases_come_as_json(ops, current):
     }
 
 
+def test_the_doctor_examines_the_machine_once_and_ends_as_it_finds_it(run_ops):
+    done = run_ops("--json", "doctor")
+    document = json.loads(done.stdout)
+    (one,) = document["hosts"]
+    assert document["worst"] == one["worst"]
+    assert done.returncode == {"warn": 1, "bad": 2}.get(one["worst"], 0)
+
+
 # -- logs
 
 
@@ -286,8 +294,27 @@ def test_a_restart_that_fails_leaves_what_serves(host, ops, current, address):
     assert host.file("/srv/shop/release.lock").content_string == ""
 
 
+def test_a_rollback_of_the_only_release_says_that_there_is_none_before(ops, current):
+    before = current("blog")
+    assert "There is no earlier release of blog" in ops("-l", "blog", "rollback", code=2)
+    assert current("blog") == before
+
+
+def test_unlock_gives_back_the_lock_of_a_run_elsewhere(host, ops, afterwards):
+    boot = host.check_output("cat /proc/sys/kernel/random/boot_id")
+    ana = {"user": "ana", "host": "laptop", "pid": 7, "started": "", "computer": "another"}
+    lock = {"holder": ana, "taken": "2026-11-26T09:00:00Z", "phase": "build", "boot": boot}
+    afterwards("true > /srv/shop/release.lock")
+    content = json.dumps(lock | {"touched": time.time()})
+    host.check_output("echo %s > /srv/shop/release.lock", content)
+    assert "ana@laptop (process 7) is releasing shop" in ops("-l", "shop", "restart", code=2)
+    assert "It was locked by ana@laptop" in ops("-l", "shop", "unlock")
+    assert host.file("/srv/shop/release.lock").content_string == ""
+    assert "It was not locked." in ops("-l", "shop", "unlock")
+
+
 def test_what_users_notice_wants_a_choice(ops):
-    for word in ("restart", "begin-maintenance"):
+    for word in ("restart", "rollback", "unlock", "begin-maintenance"):
         assert "This inventory has several applications: shop, blog." in ops(word, code=2)
 
 
@@ -337,6 +364,16 @@ def ask_https(address: str, name: str) -> tuple[int, str, dict]:
         return answer.status, answer.read().decode(), dict(answer.headers)
 
 
+# -- certificates
+
+
+def test_no_ca_is_asked_where_none_is_wanted(host, ops):
+    pem = "/etc/slipway/tls/blog/fullchain.pem"
+    before = host.file(pem).sha256sum
+    assert re.search(r"harbour .*changed=0 .*failed=0", ops("certificates"))
+    assert host.file(pem).sha256sum == before
+
+
 # -- backup
 
 
@@ -344,7 +381,8 @@ def test_a_backup_is_made_and_the_status_tells_its_age(host, ops):
     ops("-l", "harbour", "backup")
     made = json.loads(host.check_output("cat /var/lib/slipway/backup/backup.json"))
     assert made["result"] == "ok"
-    assert re.search(r"backup +0 minutes old, of \d+ MiB; no drill yet", ops("status"))
+    line = r"backup +0 minutes old, of \d+ MiB, only on this machine's disk; no drill yet"
+    assert re.search(line, ops("status"))
 
 
 def test_a_backup_that_fails_says_why(host, ops):

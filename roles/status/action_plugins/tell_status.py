@@ -102,8 +102,10 @@ def machine_lines(machine: dict) -> list[tuple[str, str]]:
     memory, waiting = machine["memory"], machine["updates"]
     disks = [f"{disk['used_percent']} % of {disk['path']} used, {disk['free_mib']} MiB free"
              for disk in machine["disks"]]  # fmt: skip
-    certificates = [f"{one['app']} {'broken' if one['days'] is None else one['days']} days"
-                    for one in machine["certificates"]]  # fmt: skip
+    certificates = [
+        f"{one['app']} broken" if one["days"] is None else f"{one['app']} {one['days']} days"
+        for one in machine["certificates"]
+    ]
     updates = "apt cannot tell"
     if waiting:
         updates = f"{waiting['security']} security, {waiting['others']} others wait"
