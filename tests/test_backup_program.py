@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,7 +29,7 @@ from slipway_backup.cluster import is_empty
 SETTINGS = common.Settings(
     version=15,
     applications=[],
-    repositories=[{"number": 1}],
+    repositories=[{"number": 1, "path": "/var/backups/slipway"}],
     full_days=7,
     keep_days=14,
     max_age_hours=26,
@@ -38,7 +39,9 @@ SETTINGS = common.Settings(
 )
 
 
-SETTINGS_OF_TWO = dataclasses.replace(SETTINGS, repositories=[{"number": 1}, {"number": 2}])
+SETTINGS_OF_TWO = dataclasses.replace(
+    SETTINGS, repositories=[*SETTINGS.repositories, {"number": 2, "path": ""}]
+)
 
 
 def backup_of(hours_ago: float, label: str = "20261122-010203F") -> dict:
@@ -65,6 +68,96 @@ def backup_of(hours_ago: float, label: str = "20261122-010203F") -> dict:
 )
 def test_a_backup_is_judged_by_its_age_and_its_end(newest, last, state):
     assert watch.judge_backup(SETTINGS, newest, last)[0] == state
+
+
+@pytest.mark.parametrize(
+    ("changed", "warned"),
+    [
+        ({}, True),
+        ({"ssh": {"host": "203.0.113.7"}}, False),
+        ({"repositories": SETTINGS_OF_TWO.repositories}, False),
+    ],
+)
+def test_a_backup_on_this_disk_alone_is_called_that(changed, warned):
+    settings = dataclasses.replace(SETTINGS, **changed)
+    said = watch.judge_backup(settings, backup_of(1), {"result": "ok"})[1]
+    assert ("only on this machine's disk" in said) == warned
+
+
+@pytest.mark.parametrize(
+    ("of", "days_ago", "due"),
+    [("full", 6, False), ("full", 6.6, True), ("diff", 1, True), ("", 0, True)],
+)
+def test_a_full_backup_is_due_after_its_days(of, days_ago, due):
+    made = {"type": of} | backup_of(days_ago * 24)
+    assert backup.is_full_due({"backup": [made] if of else []}, 1, SETTINGS.full_days) == due
+
+
+@pytest.mark.parametrize("last", [{}, {"result": "failed", "error": "full"}])
+def test_only_the_first_backup_is_begun_by_the_check(cluster, monkeypatch, last):
+    begun = []
+    monkeypatch.setattr(common, "LOCK", cluster.with_name("lock"))
+    monkeypatch.setattr(common, "info", dict)
+    monkeypatch.setattr(watch, "archive_state", lambda settings: {"error": "not asked"})
+    monkeypatch.setattr(watch.upgrade, "kept", lambda settings: None)
+    monkeypatch.setattr(watch.subprocess, "run", lambda command, **_: begun.append(command))
+    common.record("backup.json", last)
+    watch.check(SETTINGS)
+    first = ["systemctl", "start", "--no-block", "slipway-backup.service"]
+    assert begun == ([] if last else [first])
+
+
+@pytest.mark.parametrize(
+    ("answer", "terminal", "goes_on"),
+    [("yes", True, True), ("y", True, False), ("", True, False), ("yes", False, False)],
+)
+def test_a_restore_goes_on_after_a_yes_alone(monkeypatch, answer, terminal, goes_on):
+    monkeypatch.setattr(restore.sys, "stdin", SimpleNamespace(isatty=lambda: terminal))
+    monkeypatch.setattr("builtins.input", lambda question: answer)
+    with (
+        contextlib.nullcontext() if goes_on else pytest.raises(common.BackupError, match="Nothing")
+    ):
+        restore.confirm()
+
+
+@pytest.mark.parametrize("damaged", [0, 1, 2])
+def test_a_drill_proves_every_repository(cluster, monkeypatch, damaged):
+    proved = []
+
+    def prove(settings: common.Settings, repository: dict) -> dict:
+        proved.append(repository["number"])
+        if repository["number"] == damaged:
+            raise common.BackupError("a file is damaged")
+        return {"repository": repository["number"]}
+
+    monkeypatch.setattr(common, "LOCK", cluster.with_name("lock"))
+    monkeypatch.setattr(drill, "prove", prove)
+    monkeypatch.setattr(drill, "remove_scratch", lambda settings: None)
+    with contextlib.suppress(common.BackupError):
+        drill.run(SETTINGS_OF_TWO)
+    told = common.read("drill.json")
+    assert proved == ([1] if damaged == 1 else [1, 2])
+    assert told["result"] == ("failed" if damaged else "ok")
+    assert told.get("error", "") == (f"repository {damaged}: a file is damaged" if damaged else "")
+
+
+def test_a_damaged_file_is_told_although_pgbackrest_ends_well(monkeypatch):
+    said = "stanza: main\nstatus: ok\n"
+    monkeypatch.setattr(drill, "pgbackrest", lambda *command: said)
+    drill.verify(1)
+    said = "stanza: main\nstatus: error\n  archiveId: 15-1, total WAL checked: 9\n"
+    with pytest.raises(common.BackupError, match=r"(?s)is damaged.*total WAL checked: 9"):
+        drill.verify(1)
+
+
+def test_a_drill_looks_at_tables_indexes_and_pages(monkeypatch, tmp_path):
+    ran = []
+    monkeypatch.setattr(common, "as_postgres", lambda command, **_: ran.append(command) or "")
+    drill.amcheck(SETTINGS, "/run/scratch")
+    assert drill.checksums(SETTINGS, tmp_path) == "ok"
+    programs = {Path(command[0]).name: command[1:] for command in ran}
+    assert programs["pg_amcheck"] == ["--all", "--install-missing", "--host=/run/scratch"]
+    assert programs["pg_checksums"] == ["--check", "--pgdata", str(tmp_path)]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import importlib.machinery
 import importlib.util
+import json
 import os
 import sys
 
@@ -103,8 +104,14 @@ def test_a_broken_certificate_has_ended_and_a_red_backup_is_told(tmp_path, monke
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop/fullchain.pem").write_text("no certificate")
     status = tmp_path / "status.json"
-    lines = '{"backup": {"state": "bad"}, "drill": {"state": "ok"}}'
-    status.write_text(f'{{"checked": "2026-11-25T20:00:00Z", "lines": {lines}}}')
+    ended = {"stopped": "2026-11-25T20:00:00Z", "seconds": 9.5}
+    known = {
+        "checked": "2026-11-25T20:00:00Z",
+        "lines": {"backup": {"state": "bad"}, "drill": {"state": "ok"}},
+        "backup": {"result": "failed", **ended},
+        "drill": {"result": "ok", "size_bytes": 4096, **ended},
+    }
+    status.write_text(json.dumps(known))
     monkeypatch.setattr(metrics.host_look, "BACKUP", status)
     told = metrics.Metrics()
     metrics.tell_certificates(told, tmp_path)
@@ -114,6 +121,11 @@ def test_a_broken_certificate_has_ended_and_a_red_backup_is_told(tmp_path, monke
     assert "slipway_backup_checked_seconds 1795636800\n" in text
     assert 'slipway_backup_state{line="backup"} 2\n' in text
     assert 'slipway_backup_state{line="drill"} 0\n' in text
+    assert 'slipway_backup_run_ok{run="backup"} 0\n' in text
+    assert 'slipway_backup_run_ok{run="drill"} 1\n' in text
+    assert 'slipway_backup_run_ended_seconds{run="backup"} 1795636800\n' in text
+    assert 'slipway_backup_run_duration_seconds{run="drill"} 9.5\n' in text
+    assert 'slipway_backup_run_size_bytes{run="drill"} 4096\n' in text
 
 
 def test_memory_is_given_back_once_for_each_start_and_not_at_once(monkeypatch):

@@ -30,13 +30,16 @@ def test_all_three_timers_wait_for_their_time(host, knob):
     calendar = timer(host, "slipway-drill", "TimersCalendar")
     assert f"OnCalendar={knob('backup_drill_schedule', 'Sun *-*-* 04:00')}:00" in calendar
     waits = timer(host, "slipway-backup-check", "TimersMonotonic")
+    assert "OnActiveUSec=5min" in waits  # and then lets the first backup be made
     assert f"OnUnitInactiveUSec={knob('backup_check_minutes', 10)}min" in waits
 
 
 def test_a_drill_cannot_take_the_memory_of_the_site(host, knob):
-    shown = host.check_output("systemctl show --property=MemoryMax,Nice slipway-drill.service")
+    properties = "MemoryMax,Nice,IOSchedulingClass"
+    shown = host.check_output("systemctl show --property=%s slipway-drill.service", properties)
     mib = knob("backup_drill_memory_max_mib", 512)
-    assert set(shown.splitlines()) == {f"MemoryMax={mib * 2**20}", "Nice=19"}
+    bounds = {f"MemoryMax={mib * 2**20}", "Nice=19", "IOSchedulingClass=3"}  # idle
+    assert set(shown.splitlines()) == bounds
 
 
 def test_postgresql_hands_its_log_to_the_repository(host, sql, knob):
@@ -58,6 +61,7 @@ def test_a_backup_is_kept_as_long_as_promised(conf, knob):
 def test_the_settings_of_the_program_are_the_inventorys(host, knob, app):
     settings = json.loads(host.check_output("cat /etc/slipway/backup/settings.json"))
     assert settings["full_days"] == knob("backup_full_days", 7)
+    assert settings["keep_days"] == knob("backup_keep_days", 14)
     assert settings["max_age_hours"] == knob("backup_max_age_hours", 26)
     assert settings["archive_max_minutes"] == knob("backup_archive_max_minutes", 10)
     assert settings["drill_max_days"] == knob("backup_drill_max_days", 9)

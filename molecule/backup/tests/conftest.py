@@ -171,6 +171,15 @@ def bad(status: dict) -> str:
     )
 
 
+def damage_of(server: Server, table: str, source: str) -> str:
+    """Return the command that puts something else in the place of the fourth page of a table."""
+    path = server.sql(f"CHECKPOINT; SELECT pg_relation_filepath('{table}')")
+    write = f"dd if={source} of=/var/lib/postgresql/15/main/{path} bs=8k seek=3 count=1"
+    postgresql = "systemctl {} postgresql@15-main"
+    steps = (postgresql.format("stop"), f"{write} conv=notrunc", postgresql.format("start"))
+    return f"{' && '.join(steps)} && sleep 1"
+
+
 def taken_over(spare: Server, kept: Server, **inputs: object) -> dict:
     """Restore, and look whether everything came along; return what the check says afterwards."""
     secret = kept.must("cat /etc/webapp/secret_key")
@@ -179,6 +188,7 @@ def taken_over(spare: Server, kept: Server, **inputs: object) -> dict:
     assert "another cluster" in str(status["lines"])
     done = spare.restore(backup_restore_files=True, **inputs)
     assert done.returncode == 0, done.text
+    assert kept.names()
     assert kept.names() <= spare.names()
     assert spare.must("cat /etc/webapp/secret_key") == secret
     assert spare.must("cat /srv/uploads/photo; stat -c %U /srv/uploads/photo") == "picture\nwebapp"

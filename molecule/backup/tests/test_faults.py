@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import CONF, SETTINGS, bad
+from conftest import CONF, SETTINGS, bad, damage_of
 
 testinfra_hosts = ["ansible://kept"]
 
@@ -67,10 +67,28 @@ def test_a_full_repository_loses_nothing_and_goes_on_by_itself(host, kept, write
     assert kept.is_served()
     writer.stop()
     assert {name for name, _ in writer.acknowledged} <= kept.names()
+    kept.must(f"ls {archive}/*.ready && touch -d '6 minutes ago' {archive}/*.ready")
+    assert "the archive stands still" in bad(kept.status())
     kept.must(f"umount {path}")
     kept.must(f"timeout 120 sh -c 'while ls {archive}/*.ready; do sleep 1; done'")
     kept.must("systemctl start slipway-backup")
     assert not bad(kept.status())
+
+
+def test_backups_are_kept_by_count_where_that_is_asked_for(host, kept):
+    """The scenario sets 3; by age is what the role has of itself, and other scenarios see."""
+    conf = kept.must(f"grep ^repo1-retention-full {CONF}").splitlines()
+    assert conf == ["repo1-retention-full=3", "repo1-retention-full-type=count"]
+    for _ in range(2):
+        kept.must("slipway-backup run --full", seconds=600)
+    info = "cd / && runuser -u postgres -- pgbackrest --stanza=main --output=json info"
+    (stanza,) = json.loads(kept.must(info))
+    fulls = [one["label"] for one in stanza["backup"] if one["type"] == "full"]
+    kept.must("slipway-backup run --full", seconds=600)
+    (stanza,) = json.loads(kept.must(info))
+    now = [one["label"] for one in stanza["backup"] if one["type"] == "full"]
+    assert len(now) == 3
+    assert fulls[0] not in now
 
 
 def test_a_stale_backup_turns_red(host, kept, afterwards):
@@ -103,6 +121,20 @@ def test_a_drill_proves_the_newest_backup(host, kept):
     assert "took" in kept.status()["lines"]["drill"]["said"]
 
 
+def test_a_damaged_index_fails_the_drill(host, kept, afterwards):
+    afterwards("systemctl start slipway-drill")
+    afterwards("systemctl start slipway-backup || systemctl start slipway-backup")
+    afterwards("cd / && runuser -u postgres -- psql --dbname=webapp -qc 'DROP TABLE indexed'")
+    kept.sql("CREATE TABLE indexed AS SELECT n FROM generate_series(1, 9000) n")
+    kept.sql("CREATE INDEX broken ON indexed (n)")
+    kept.must(damage_of(kept, "broken", "/dev/zero"))  # such a page has no checksum
+    kept.back_up()
+    assert kept.run("systemctl start slipway-drill").returncode != 0
+    said = bad(kept.status())
+    assert "The restored database is damaged" in said
+    assert "broken" in said
+
+
 def test_rows_that_are_missing_fail_the_drill(host, kept, afterwards):
     label = json.loads(kept.must("cat /var/lib/slipway/backup/backup.json"))["label"]
     path = f"/var/lib/slipway/backup/measured/{label}.json"
@@ -114,6 +146,16 @@ def test_rows_that_are_missing_fail_the_drill(host, kept, afterwards):
     said = bad(kept.status())
     assert "The restored database is not what was backed up" in said
     assert "public.users has" in said
+
+
+def test_a_backup_whose_counts_are_gone_is_proved_without_them(host, kept, afterwards):
+    folder = "/var/lib/slipway/backup/measured"
+    afterwards(f"cp -a /root/measured/. {folder}; systemctl start slipway-drill")
+    kept.must(f"rm -rf /root/measured; cp -a {folder} /root/measured; rm {folder}/*")
+    kept.must("systemctl start slipway-drill || journalctl -u slipway-drill -n 30 -o cat")
+    drill = json.loads(kept.must("cat /var/lib/slipway/backup/drill.json"))
+    assert drill["result"] == "ok", drill
+    assert drill["compared"] is False
 
 
 def test_rows_that_come_and_go_meanwhile_do_not_fail_the_drill(host, kept, afterwards):
@@ -202,7 +244,24 @@ def test_a_damaged_file_of_the_repository_fails_the_drill(host, kept, afterwards
     damage = f"dd if=/dev/urandom of={path} bs=1k seek={half // 2} count={half} conv=notrunc"
     kept.must(damage)
     assert kept.run("systemctl start slipway-drill").returncode != 0
-    assert "the last drill failed" in bad(kept.status())
+    assert "A file of the repository is damaged" in bad(kept.status())
+    done = kept.restore()
+    assert done.returncode != 0
+    assert "a file of it is damaged" in done.text
+    assert kept.is_served()
+
+
+def test_a_damaged_segment_of_the_log_fails_the_drill(host, kept, afterwards):
+    segment = kept.sql("SELECT pg_walfile_name(pg_current_wal_lsn())")
+    kept.switch_segment()
+    archive = "/var/backups/slipway/pgbackrest/archive/main"
+    kept.must(f"timeout 90 sh -c 'until find {archive} | grep {segment}-; do sleep 1; done'")
+    path = kept.must(f"find {archive} -name '{segment}-*'")
+    kept.must(f"cp -a {path} /root/sound")
+    afterwards(f"cp -a /root/sound {path}; systemctl start slipway-drill")
+    kept.must(f"dd if=/dev/urandom of={path} bs=64 seek=1 count=1 conv=notrunc")
+    assert kept.run("systemctl start slipway-drill").returncode != 0
+    assert "A file of the repository is damaged" in bad(kept.status())
 
 
 def test_a_backup_that_was_never_looked_at_is_told_by_the_doctor(host, kept, run_doctor):

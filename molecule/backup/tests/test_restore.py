@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from conftest import bad
+from conftest import bad, damage_of
 
 testinfra_hosts = ["ansible://kept"]
 
@@ -27,7 +27,7 @@ def test_a_dropped_table_comes_back_as_it_was_right_before(host, kept, writer):
     assert kept.must("ls -d /var/lib/postgresql/15/main.replaced-*")
 
 
-def test_a_lost_disk_of_the_database_costs_a_minute_at_most(host, kept, writer):
+def test_a_lost_disk_of_the_database_costs_a_minute_at_most(host, kept, writer, capsys):
     """With its own log gone too, what was not archived is lost: no more than archive_timeout."""
     time.sleep(75)
     kept.must("pkill -9 -o -u postgres postgres; rm -rf /var/lib/postgresql/15/main")
@@ -40,7 +40,8 @@ def test_a_lost_disk_of_the_database_costs_a_minute_at_most(host, kept, writer):
     lost = [when for name, when in writer.acknowledged if name not in names and when < lost_at]
     kept_rows = [when for name, when in writer.acknowledged if name in names and when < lost_at]
     seconds = lost_at - max(kept_rows)
-    print(f"{len(lost)} rows of the last {seconds:.1f} s were lost, restored in {took:.1f} s")
+    with capsys.disabled():
+        print(f"\n{len(lost)} rows of the last {seconds:.1f} s were lost, restored in {took:.1f} s")
     assert seconds < 65
     assert all(lost_at - when < 65 for when in lost)
 
@@ -113,10 +114,28 @@ def test_a_restore_that_fails_halfway_puts_the_old_cluster_back(host, kept):
     assert kept.is_served()
 
 
-@pytest.mark.parametrize("step", ["fetching", "replacing"])
+def test_rows_that_cannot_be_read_are_not_put_in_the_place_of_those_that_serve(
+    host, kept, afterwards
+):
+    afterwards("systemctl start slipway-backup || systemctl start slipway-backup")
+    afterwards("cd / && runuser -u postgres -- psql --dbname=webapp -qc 'DROP TABLE broken'")
+    kept.sql("CREATE TABLE broken AS SELECT n, repeat('x', 500) FROM generate_series(1, 900) n")
+    kept.must(damage_of(kept, "broken", "/dev/urandom"))
+    names, kept_aside = kept.names(), kept.must("ls /var/lib/postgresql/15")
+    assert kept.run("systemctl start slipway-backup").returncode != 0
+    done = kept.restore()
+    assert done.returncode != 0
+    assert "invalid page in block 3" in done.text
+    assert kept.names() == names
+    assert kept.is_served()
+    assert kept.must("ls /var/lib/postgresql/15") == kept_aside
+
+
+@pytest.mark.parametrize("step", ["fetching", "replacing", "starting"])
 def test_a_killed_restore_is_red_and_succeeds_when_run_again(host, kept, step):
     names = kept.names()
-    kept.must("systemd-run --unit=slipway-restore --collect slipway-backup restore --yes")
+    command = "slipway-backup restore --yes --files"
+    kept.must(f"systemd-run --unit=slipway-restore --collect {command}")
     kept.must(
         f"timeout 60 sh -c 'until grep -q {step} /var/lib/slipway/backup/restore.json; "
         "do sleep 0.02; done'; systemctl kill --signal=KILL slipway-restore; sleep 1"
@@ -125,7 +144,7 @@ def test_a_killed_restore_is_red_and_succeeds_when_run_again(host, kept, step):
     kept.must("systemctl start postgresql@15-main webapp.target")  # as a boot does
     since = f"since{time.time():.0f}"
     kept.sql(f"INSERT INTO users (name) VALUES ('{since}')")
-    done = kept.restore()
+    done = kept.restore(backup_restore_files=True)
     assert done.returncode == 0, done.text
     assert kept.names() == names | {since}
     assert kept.is_served()

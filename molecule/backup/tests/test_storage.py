@@ -59,7 +59,7 @@ def test_both_repositories_get_log_backup_and_files(host, stored):
     assert drill["files"] > 1
     status = stored.status()
     assert status["state"] != "bad", status["lines"]
-    assert status["only_here"] is False
+    assert "only on this machine" not in status["lines"]["backup"]["said"]
 
 
 def test_wrong_credentials_are_told_by_site_yml_and_turn_red(host, stored):

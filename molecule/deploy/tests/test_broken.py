@@ -86,6 +86,7 @@ def test_a_failed_migration_leaves_code_and_schema(host, spoilt, play, untouched
     output = play(source=spoilt, fails=True)
     assert "the second half is missing" in output
     assert "The schema is still at revision 0001." in output
+    assert "Restore point: before-migration-" in output
     assert sql("SELECT version_num FROM alembic_version") == "0001"
     assert sql("SELECT to_regclass('half') IS NULL") == "t"
 
@@ -162,6 +163,7 @@ def test_a_dump_is_made_before_a_migration(host, spoilt, play, current, sql):
     output = play("rollback-application", fails=True)
     assert "was made for schema 0001; the database has 0002" in output
     assert dump in output
+    assert "restore point of all databases: before-migration-" in output
     play("rollback-application", flask_app_rollback_accepts_schema=True)
     assert current() == before
     sql("DROP TABLE half")

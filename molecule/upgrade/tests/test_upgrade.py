@@ -30,6 +30,14 @@ def by_hand(host, commands: str, seconds: int = 1800) -> str:
     return done.stdout
 
 
+def backups_of(host, version: str) -> set[str]:
+    """Return the labels of the backups of the cluster of a version."""
+    info = "cd / && runuser -u postgres -- pgbackrest --stanza=main --output=json info"
+    (stanza,) = json.loads(host.check_output(info))
+    systems = {one["id"] for one in stanza["db"] if one["version"] == version}
+    return {one["label"] for one in stanza["backup"] if one["database"]["id"] in systems}
+
+
 def machine(word: str) -> None:
     """Start, stop or kill the host."""
     command = [PROJECT / "molecule/hosts/host", word, "upgraded"]
@@ -184,6 +192,7 @@ def test_an_upgrade_whose_gate_fails_takes_itself_back(
 def test_an_upgrade_that_is_killed_takes_itself_back(host, names, serving):
     before = names()
     recover = "ExecStopPost=-/usr/local/sbin/slipway-backup recover-upgrade"
+    assert recover in (PROJECT / "roles/backup/tasks/upgrade.yml").read_text()
     bring_to(host, "copying", recover)
     kill(host)
     assert serving() == 15
@@ -193,9 +202,10 @@ def test_an_upgrade_that_is_killed_takes_itself_back(host, names, serving):
 
 
 def test_the_database_is_upgraded_and_no_row_is_lost(host, upgrade, writer, names, sql, serving):
-    buffers = sql("SHOW shared_buffers")
+    buffers, backups = sql("SHOW shared_buffers"), backups_of(host, "15")
     done = upgrade()
     assert done.returncode == 0, done.text
+    assert backups < backups_of(host, "15")
     host.check_output("sleep 3")
     writer.stop()
     seconds = float(re.search(r"Interrupted for ([\d.]+) s", done.text)[1])

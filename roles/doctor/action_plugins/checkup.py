@@ -218,8 +218,7 @@ def judge_backup(seen: dict | None) -> Iterator[Finding]:
                 said = f"{name}: {' '.join(line['said'].split())}"
                 yield Finding("backup", line["state"], said, line["fix"])
         if all(line["state"] == "ok" for _, line in lines):
-            where = " Only on this machine's disk." if seen["only_here"] else ""
-            said = " ".join(line["said"] for _, line in lines) + where
+            said = " ".join(line["said"] for _, line in lines)
             yield Finding("backup", "ok", said[0].upper() + said[1:])
 
 

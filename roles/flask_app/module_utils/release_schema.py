@@ -194,9 +194,8 @@ def state_after_failure(database: Database, result: dict) -> str:
         after = database.revision()
     except ReleaseError:
         return "Whether the schema has changed cannot be told: the database does not answer."
+    ways = f" Dump: {result['dump']}" if "dump" in result else ""
+    ways += f" Restore point: {result['point']}" if "point" in result else ""
     if after == result["before"]:
-        return f"The schema is still at revision {after or 'none'}."
-    ways = f"Dump: {result.get('dump', 'there is none')}"
-    if "point" in result:
-        ways += f"; restore point: {result['point']}"
-    return f"The schema has moved from {result['before'] or 'none'} to {after}! {ways}"
+        return f"The schema is still at revision {after or 'none'}.{ways}"
+    return f"The schema has moved from {result['before'] or 'none'} to {after}!{ways}"

@@ -138,12 +138,15 @@ def must_fit_schema(app: Application, release: str) -> None:
     database = database_of(app, release)
     found = database.revision() if database and made_for is not None else None
     if found != made_for:
-        dump = next((app.dump(name) for name in app.folders() if name > release
-                     and app.dump(name).exists()), "none")  # fmt: skip
+        later = [name for name in app.folders() if name > release]
+        dump = next((app.dump(name) for name in later if app.dump(name).exists()), "none")
+        points = [app.manifest(name).get("point") for name in later]
+        point = next(filter(None, points), "none")
         raise ReleaseError(
             f"{release} was made for schema {made_for or 'none'}; the database has {found}.\n"
             "Seen in: its release.json and alembic_version.\nAllowed: the same revision.\n"
             "Fix: where the old code works with the new schema, "
             "-e flask_app_rollback_accepts_schema=true; where not, undo the migration first "
-            f"(flask db downgrade {made_for or 'base'}), or restore the dump from before it: {dump}"
+            f"(flask db downgrade {made_for or 'base'}), or restore the dump from before it: "
+            f"{dump}; restore point of all databases: {point}."
         )

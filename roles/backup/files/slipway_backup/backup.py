@@ -18,7 +18,7 @@ ANOTHERS = "A repository holds the backups of another cluster; all are left alon
 MEASURED = STATE / "measured"
 POINT = re.compile(r"[a-z][a-z0-9-]{0,38}")
 COUNT = Path(__file__).with_name("count.py")
-KEPT_MEASURES = 60
+KEPT_MEASURES = 120
 SPARE_BYTES = 512 * 2**20  # on the disk that PostgreSQL writes to
 SIZE = "SELECT sum(pg_database_size(oid)) FROM pg_database"
 OTHER_SPACES = "SELECT spcname FROM pg_tablespace WHERE spcname NOT LIKE 'pg\\_%' ORDER BY 1"
@@ -126,16 +126,17 @@ def run(settings: Settings, full: bool) -> None:
         prepared = prepare(settings, stanza)
         if prepared != "ready":
             raise BackupError(prepared)
-        problems = common.unreadable_of(stanza)
+        problems, labels = common.unreadable_of(stanza), []
         for repository in settings.repositories:
             if (number := repository["number"]) in problems:
                 continue
             try:
                 facts |= back_up_database(settings, repository, full)
+                labels.append(facts["label"])
             except BackupError as error:
                 problems[number] = str(error)
-        if "label" in facts:
-            facts["measured"] = measured_at_a_point(facts["label"])
+        if labels:
+            facts["measured"] = measured_at_a_point(labels)
         facts["files"] = counted_files(settings)
         if not problems:
             pgbackrest("check")
@@ -221,16 +222,17 @@ def described(backup: dict) -> dict:
     }
 
 
-def measured_at_a_point(label: str) -> str:
+def measured_at_a_point(labels: list[str]) -> str:
     """Name a restore point, with what was counted at it; return its name.
 
-    The drill goes to that point, and has to find the same.
+    The drill of each of these backups goes to that point, and has to find the same.
     """
-    name = f"backup-{label}"
+    name = f"backup-{labels[-1]}"
     command = ["/usr/bin/python3", "-I", str(COUNT), name, common.SAFELY]
     counted = common.as_postgres(command, shown="count")
     MEASURED.mkdir(mode=0o755, parents=True, exist_ok=True)
-    common.record(f"measured/{label}.json", json.loads(counted))
+    for label in labels:
+        common.record(f"measured/{label}.json", json.loads(counted))
     for old in sorted(MEASURED.glob("*.json"))[:-KEPT_MEASURES]:
         old.unlink()
     return name

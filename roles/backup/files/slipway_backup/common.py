@@ -115,6 +115,10 @@ MEANINGS = (
      "The storage refuses the access key.",
      "access_id and access_secret of backup_s3, and what that key may do: read, write, list and "
      "delete in the bucket."),
+    (r"does not match expected checksum|zstd error|lz4 error|invalid checksum",
+     "A file of the repository is damaged.",
+     "restore an earlier backup (a time, a point) or from another repository; then "
+     "slipway-backup run --full."),
     (r"cipher header invalid|unable to flush|CryptoError|\[095\]|decrypt|found outside of section",
      "The passphrase is not the repository's (or a file of it is damaged).",
      "backup_passphrase as it was when the repository was made."),

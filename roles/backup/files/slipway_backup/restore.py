@@ -52,16 +52,14 @@ def restore(settings: Settings, wanted: Wanted, ask: bool) -> None:
         fetch(settings, chosen)
         stopped = time.time()
         replace(settings, chosen)
-        facts = {"step": "done", "label": chosen.label}
-        common.record(JOURNAL, {**facts, "stopped": common.now()})
         try:
             if wanted.files:
                 restore_files(settings, chosen)
         finally:
             applications.start(settings)
         down = time.time() - stopped
-        seconds = {"stopped": common.now(), "seconds": round(time.time() - began, 1)}
-        common.record(JOURNAL, facts | seconds)
+        facts = {"step": "done", "label": chosen.label, "stopped": common.now()}
+        common.record(JOURNAL, facts | {"seconds": round(time.time() - began, 1)})
         print(f"Restored: {common.shown_rows(common.measure())}")
         print(f"It took {time.time() - began:.1f} s, {down:.1f} s of them without the database.")
     # What was promised of the old time line does not hold for the new one.

@@ -44,7 +44,7 @@ def failure(last: dict, is_busy: bool) -> str:
 def judge_backup(
     settings: Settings, newest: dict | None, last: dict, is_busy: bool = False
 ) -> tuple[str, str, str]:
-    """Judge the newest backup in the repository, and how the last run ended."""
+    """Judge the newest backup in the repository, where it is, and how the last run ended."""
     if said := failure(last, is_busy):
         return "bad", f"the last backup failed: {said}", HINT
     if newest is None and last.get("result") == "ok":
@@ -56,7 +56,13 @@ def judge_backup(
         fix = "systemctl start slipway-backup; systemctl status slipway-backup.timer."
         return "bad", f"the newest is {shown_age(age)} old.", fix
     size = newest["info"]["size"] // 2**20
-    return "ok", f"{shown_age(age)} old, of {size} MiB.", ""
+    where = ", only on this machine's disk" if is_only_here(settings) else ""
+    return "ok", f"{shown_age(age)} old, of {size} MiB{where}.", ""
+
+
+def is_only_here(settings: Settings) -> bool:
+    """Tell whether all backups would be lost together with this machine."""
+    return not settings.ssh and all(one["path"] for one in settings.repositories)
 
 
 def is_anothers(stanza: dict, archive: dict) -> bool:
@@ -197,12 +203,10 @@ def check(settings: Settings) -> int:
     if aside:
         said = f"kept aside: {', '.join(aside)}."
         lines["replaced"] = ("warn", said, "slipway-backup remove-replaced, once all is well.")
-    only_here = not settings.ssh and all(one["path"] for one in settings.repositories)
     state = max((line[0] for line in lines.values()), key=("ok", "warn", "bad").index)
     facts = {
         "state": state,
         "checked": common.now(),
-        "only_here": only_here,
         "lines": {name: dict(zip(("state", "said", "fix"), line, strict=True))
                   for name, line in lines.items()},
         "backup": last,
