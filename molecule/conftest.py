@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import runs
 import yaml
 
 PROJECT = Path(__file__).parents[1]
@@ -50,6 +51,12 @@ class Answer:
     def json(self) -> object:
         """Return the body, decoded."""
         return json.loads(self.body)
+
+
+@pytest.fixture
+def kill() -> Callable[[subprocess.Popen], None]:
+    """Return a function that ends a run of Ansible as a power cut at the operator's does."""
+    return runs.kill
 
 
 @pytest.fixture

@@ -7,8 +7,10 @@ import pytest
 
 from plugins import load
 
+load("base/module_utils/host_look.py", "ansible.module_utils.host_look")
 checkup = load("doctor/action_plugins/checkup.py")
 report = load("doctor/action_plugins/report.py")
+host_checkup = load("doctor/library/host_checkup.py")
 doctor_exit = load("doctor/callback_plugins/doctor_exit.py")
 
 
@@ -170,3 +172,96 @@ def test_each_alert_that_fires_is_a_line(seen, states):
     found = list(checkup.judge_alerts(seen))
     assert [finding.state for finding in found] == states
     assert all(finding.fix for finding in found if finding.state in ("bad", "warn"))
+
+
+# What apt-get says when it simulates an upgrade.
+SIMULATED = """\
+The following packages will be upgraded:
+  base-files libssl3 openssl tzdata
+Inst openssl [3.0.15-1] (3.0.17-1 Debian-Security:12/oldstable-security [amd64]) []
+Inst libssl3 [3.0.15-1] (3.0.17-1 Debian:12.12/oldstable, Debian-Security:12/x [amd64])
+Inst tzdata [2024a-0] (2025b-0 Ubuntu:22.04/jammy-updates, Ubuntu:22.04/jammy-security [all])
+Inst base-files [12.4] (12.4+deb12u12 Debian:12.12/oldstable [amd64])
+Inst debian-security-support [1:12] (1:13 Debian:12.12/oldstable [all])
+Conf openssl (3.0.17-1 Debian-Security:12/oldstable-security [amd64])
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "output", "error", "expected"),
+    [
+        (0, SIMULATED, "", {"security": ["openssl", "libssl3", "tzdata"], "others": 2}),
+        (0, "", "W: a warning", {"security": [], "others": 0, "error": ""}),
+        (100, "", "E: Unmet dependencies.\n", {"error": "E: Unmet dependencies."}),
+    ],
+)
+def test_what_apt_would_upgrade_is_counted_by_its_archive(
+    monkeypatch, tmp_path, code, output, error, expected
+):
+    monkeypatch.setattr(host_checkup, "LISTS", tmp_path)
+    (tmp_path / "x_InRelease").touch()
+    module = SimpleNamespace(run_command=lambda *_, **__: (code, output, error))
+    seen = host_checkup.updates(module)
+    assert {key: seen[key] for key in expected} == expected
+    assert seen["age_hours"] == 0
+
+
+def test_where_no_list_was_ever_fetched_nobody_knows_their_age(monkeypatch, tmp_path):
+    monkeypatch.setattr(host_checkup, "LISTS", tmp_path)
+    module = SimpleNamespace(run_command=lambda *_, **__: (0, "", ""))
+    assert host_checkup.updates(module)["age_hours"] is None
+
+
+UP_TO_DATE = {"error": "", "security": [], "others": 0, "age_hours": 5}
+
+
+@pytest.mark.parametrize(
+    ("seen", "state", "said"),
+    [
+        ({}, "ok", "no security update waits, 0 others do."),
+        ({"others": 3}, "ok", "no security update waits, 3 others do."),
+        ({"security": ["openssl"], "others": 3}, "warn", "1 security updates wait: openssl."),
+        ({"security": list("abcdef")}, "warn", "6 security updates wait: a, b, c, d, e, …."),
+        ({"age_hours": 48}, "ok", "no security update waits, 0 others do."),
+        ({"age_hours": 60}, "warn", "last looked for 2.5 days ago."),
+        ({"age_hours": None}, "warn", "last looked for never."),
+        ({"error": "E: broken"}, "bad", "apt-get cannot tell: E: broken"),
+    ],
+)
+def test_updates_are_judged_by_what_waits_and_how_well_it_is_known(seen, state, said):
+    finding = checkup.judge_updates(UP_TO_DATE | seen, lists_max_hours=48)
+    assert (finding.state, finding.said) == (state, said)
+    assert bool(finding.fix) == (state != "ok")
+
+
+def backup_line(state: str, said: str) -> dict:
+    """Return what the host's check of its backup says of one thing."""
+    return {"state": state, "said": said, "fix": "" if state == "ok" else f"mend {said}."}
+
+
+@pytest.mark.parametrize(
+    ("lines", "age", "expected"),
+    [
+        ({"backup": ("ok", "one is there."), "drill": ("ok", "It went well.")}, 1500,
+         [("ok", "One is there. It went well.")]),
+        ({"backup": ("ok", "one is there."), "drill": ("bad", "it\n failed")}, 3,
+         [("bad", "drill: it failed")]),
+        ({"archive": ("bad", "full"), "drill": ("warn", "old")}, 3,
+         [("bad", "archive: full"), ("warn", "drill: old")]),
+        ({"backup": ("ok", "one is there.")}, 1501,
+         [("bad", "nobody has looked at it for 1501 minutes.")]),
+    ],
+)  # fmt: skip
+def test_each_line_of_the_backup_that_is_not_well_is_told(lines, age, expected):
+    lines = {name: backup_line(*line) for name, line in lines.items()}
+    seen = {"age_minutes": age, "lines": lines}
+    found = list(checkup.judge_backup(seen))
+    assert [(finding.state, finding.said) for finding in found] == expected
+    assert all(bool(finding.fix) == (finding.state != "ok") for finding in found)
+
+
+@pytest.mark.parametrize(("seen", "said"), [(None, "not set up."), ({}, "not looked at yet.")])
+def test_a_backup_that_nobody_makes_or_has_looked_at_is_a_warning(seen, said):
+    (finding,) = checkup.judge_backup(seen)
+    assert (finding.state, finding.said) == ("warn", said)
+    assert finding.fix

@@ -9,11 +9,14 @@ in which they were killed, are written to REPORT.
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+import runs
 
 HERE = Path(__file__).resolve().parent
 HOST = HERE.parent / "hosts/host"
@@ -29,7 +32,6 @@ def run(command: list[str], killed: list[str]) -> int | None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,
         env=os.environ | {"ANSIBLE_NOCOLOR": "1"},
     )
     lines = []
@@ -39,8 +41,7 @@ def run(command: list[str], killed: list[str]) -> int | None:
         if heading and heading[1] not in killed:
             killed.append(heading[1])
             time.sleep(0.5)
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            runs.kill(process)
             return None
     if process.wait() != 0:
         print("".join(lines[-60:]))

@@ -122,12 +122,19 @@ def test_memory_is_bounded(host, app, release, knob, workers):
 
 
 def test_the_unit_is_locked_down(host, app, release, knob):
-    analyze = f"systemd-analyze security --no-pager {app}@{release}.service"
-    exposure = float(host.check_output(f"{analyze} | tail --lines=1").split()[6])
+    unit, copy = f"{app}@{release}.service", "/run/as-on-a-machine.service"
     # A container cannot give the application a user namespace of its own: 0.2 more.
-    bound = 1.2 if host.run("systemd-detect-virt --container").rc == 0 else 1.0
+    host.check_output(f"(systemctl cat {unit}; echo '[Service]'; echo PrivateUsers=yes) >{copy}")
+
+    def exposure(arguments: str) -> float:
+        analyze = f"systemd-analyze security --no-pager {arguments} | tail --lines=1"
+        return float(host.check_output(analyze).split()[6])
+
     # Two more places may be called in the scenario `override`.
-    assert exposure <= bound + (0.2 if knob("gunicorn_bind", "") else 0)
+    more = 0.2 if knob("gunicorn_bind", "") else 0
+    in_container = host.run("systemd-detect-virt --container").rc == 0
+    assert exposure(f"--offline=true {copy}") <= 1.0 + more
+    assert exposure(unit) <= 1.0 + more + (0.2 if in_container else 0)
 
 
 def test_a_crash_of_a_worker_leaves_nothing_of_its_memory(host, workers):

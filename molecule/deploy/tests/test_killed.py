@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import time
 
 import pytest
@@ -12,14 +11,8 @@ testinfra_hosts = ["ansible://server"]
 PHASES = ["plan", "build", "migrate", "start", "switch"]
 
 
-def kill(process) -> None:
-    """Kill a run and all its children on this computer; what it does on the server goes on."""
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-
-
 @pytest.mark.parametrize("phase", PHASES)
-def test_a_killed_run_needs_no_help(host, phase, good, start, play, load, current):
+def test_a_killed_run_needs_no_help(host, phase, good, start, kill, play, load, current):
     good.change()
     process = start()
     wait_for_phase(phase)
@@ -49,7 +42,7 @@ def test_the_second_of_two_deploys_says_who_is_first(host, spoilt, start, play, 
     assert current() in printed
 
 
-def test_one_command_gives_back_the_lock_of_a_run_elsewhere(host, good, start, play):
+def test_one_command_gives_back_the_lock_of_a_run_elsewhere(host, good, start, kill, play):
     good.change()
     process = start()
     wait_for_phase("migrate")
@@ -64,7 +57,7 @@ def test_one_command_gives_back_the_lock_of_a_run_elsewhere(host, good, start, p
     play()
 
 
-def test_a_lock_from_before_a_restart_is_stale(host, good, start, play):
+def test_a_lock_from_before_a_restart_is_stale(host, good, start, kill, play):
     good.change()
     process = start()
     wait_for_phase("migrate")

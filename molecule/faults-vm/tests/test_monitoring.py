@@ -6,21 +6,31 @@ import pytest
 
 testinfra_hosts = ["ansible://application"]
 
-# adjtimex(2) as who keeps a clock calls it: modes, maximum and estimated error, status.
+# adjtimex(2) as who keeps a clock calls it: modes, offset in ns, maximum and estimated error,
+# status, and a time constant with which an offset lasts for an hour.
 ADJUST = """
 import ctypes, struct, sys
 timex = ctypes.create_string_buffer(208)
-struct.pack_into("I4xqqqqi", timex, 0, 0x1C, 0, 0, 0, 0, int(sys.argv[1]))
+status, offset = map(int, sys.argv[1:])
+struct.pack_into("I4xqqqqi4xq", timex, 0, 0x203D, offset, 0, 0, 0, status, 10)
 sys.exit(ctypes.CDLL(None).adjtimex(timex) < 0)
 """
 KEPT, UNKEPT = 0x0001, 0x0040  # STA_PLL, STA_UNSYNC
 
 
 @pytest.fixture
-def clock_is(host) -> Iterator[Callable[[int], None]]:
-    """Return a function: tell the kernel whether somebody keeps its clock, as nobody else does."""
+def clock_is(host) -> Iterator[Callable[..., None]]:
+    """Return a function: tell the kernel whether somebody keeps its clock, and how far it is off.
+
+    Nobody else does so meanwhile.
+    """
     host.check_output("timedatectl set-ntp false")
-    yield lambda status: host.check_output("python3 -c %s %s", ADJUST, str(status))
+
+    def tell(status: int, offset: int = 0) -> None:
+        host.check_output("python3 -c %s %s %s", ADJUST, str(status), str(offset))
+
+    yield tell
+    tell(KEPT)
     host.check_output("timedatectl set-ntp true")
 
 
@@ -28,6 +38,15 @@ def test_a_clock_that_nobody_keeps_fires_until_somebody_does(watch, clock_is):
     clock_is(KEPT)
     assert watch.clears("ClockOff", "node"), watch.firing()
     clock_is(UNKEPT)
+    assert watch.fires("ClockOff", "node"), watch.firing()
+    clock_is(KEPT)
+    assert watch.clears("ClockOff", "node"), watch.firing()
+
+
+def test_a_clock_that_is_off_fires_until_it_is_right(watch, clock_is):
+    clock_is(KEPT)
+    assert watch.clears("ClockOff", "node"), watch.firing()
+    clock_is(KEPT, offset=300_000_000)
     assert watch.fires("ClockOff", "node"), watch.firing()
     clock_is(KEPT)
     assert watch.clears("ClockOff", "node"), watch.firing()

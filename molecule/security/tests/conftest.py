@@ -88,3 +88,21 @@ def forgiven(host):
     ignore = "fail2ban-client set sshd addignoreip 10.127.0.1"
     command = [HOST, "exec", host.backend.host, "sh", "-c", f"{forget} && {ignore}"]
     subprocess.run(command, check=True, capture_output=True)
+
+
+@pytest.fixture
+def inside(host) -> Callable[[str], str]:
+    """Return a function that runs a command on the server, past its network."""
+
+    def run(command: str) -> str:
+        words = [HOST, "exec", host.backend.host, "sh", "-c", command]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+
+    return run
+
+
+@pytest.fixture
+def put_back_by_the_timer(inside) -> Callable[[], bool]:
+    """Return a function: whether the guard's timer has run since the test began."""
+    look = f"journalctl --no-pager --unit slipway-guard.service --since @{inside('date +%s')}"
+    return lambda: "nobody confirmed the new settings" in inside(look)

@@ -12,6 +12,10 @@ testinfra_hosts = ["ansible://application"]
 pytestmark = pytest.mark.usefixtures("forgiven")
 
 PROJECT = Path(__file__).parents[3]
+GUARD = "/var/lib/slipway/guard"
+LIST = "nft --stateless list table inet slipway"
+# Rules that let no ssh in.
+CLOSED = '{"__firewall_ssh_ports": [9]}'
 
 
 def reached(said: str) -> set[int]:
@@ -19,21 +23,33 @@ def reached(said: str) -> set[int]:
     return {int(port) for port in re.findall(r"(\d+)/(?:open|closed)/tcp", said)}
 
 
+def without_callers(listed: str) -> str:
+    """Return the rules without those who are counted at the moment."""
+    return re.sub(r"(set callers\d {[^}]*?)\s*elements = {[^}]*}", r"\1", listed)
+
+
 def rules(host) -> str:
-    """Return the rules in force, without those who are counted at the moment."""
-    listed = host.check_output("nft --stateless list table inet slipway")
-    return re.sub(r"elements = \{[^}]*\}", "", listed)
+    """Return the rules in force."""
+    return without_callers(host.check_output(LIST))
 
 
-def access(*arguments: str) -> subprocess.CompletedProcess:
-    """Run the playbook of the firewall as a user would, on the scenario's inventory."""
+def start_access(*arguments: str) -> subprocess.Popen:
+    """Start the playbook of the firewall as a user would, on the scenario's inventory."""
     inventory = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
     command = ["ansible-playbook", "--inventory", str(inventory), "--tags=firewall", *arguments]
     settings = {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
-    return subprocess.run(
+    return subprocess.Popen(
         [*command, str(PROJECT / "playbooks/access.yml")],
-        cwd=PROJECT, capture_output=True, text=True, env=os.environ | settings,
+        cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=os.environ | settings,
     )  # fmt: skip
+
+
+def access(*arguments: str) -> tuple[int, str]:
+    """Run it to its end; return its exit code and what it said."""
+    run = start_access(*arguments)
+    said, _ = run.communicate()
+    return run.returncode, said
 
 
 def test_a_scan_from_outside_reaches_22_80_and_443_only(outside, address):
@@ -84,25 +100,46 @@ def test_one_address_that_knocks_too_often_waits(host, outside, address):
 def test_a_ruleset_without_ssh_is_undone_and_told(host):
     before = rules(host)
     file_before = host.file("/etc/nftables.conf").content_string
-    closed = '{"__firewall_ssh_ports": [9]}'
-    done = access("--limit", host.backend.host, "--extra-vars", closed)
-    assert done.returncode == 2
-    assert "Nobody could log in with the new settings, so the old ones are back." in done.stdout
+    code, said = access("--limit", host.backend.host, "--extra-vars", CLOSED)
+    assert code == 2
+    assert "Nobody could log in with the new settings, so the old ones are back." in said
     assert rules(host) == before
     assert host.file("/etc/nftables.conf").content_string == file_before
+
+
+def test_a_ruleset_without_ssh_of_a_killed_run_is_undone_by_the_timer(
+    host, outside, address, inside, kill, put_back_by_the_timer
+):
+    before, file = rules(host), host.file("/etc/nftables.conf").content_string
+    seconds = ("--extra-vars", "firewall_guard_seconds=30")
+    run = start_access("--limit", host.backend.host, "--extra-vars", CLOSED, *seconds)
+    knock = f"curl --silent --max-time 2 telnet://{address}:22 </dev/null | head -c 4"
+    deadline = time.monotonic() + 120
+    while without_callers(inside(LIST)) == before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    kill(run)
+    assert without_callers(inside(LIST)) != before
+    assert outside(knock).stdout == ""
+    deadline = time.monotonic() + 45
+    while inside(f"ls -d {GUARD} || true") and time.monotonic() < deadline:
+        time.sleep(1)
+    assert put_back_by_the_timer()
+    assert rules(host) == before
+    assert host.file("/etc/nftables.conf").content_string == file
+    assert outside(knock).stdout == "SSH-"
+    assert not host.file(GUARD).exists
 
 
 def test_a_ruleset_that_the_kernel_refuses_never_counts(host):
     before = rules(host)
     wrong = '{"firewall_rules": [{"port": 1, "protocol": "tcp", "from": ["not-an-address"]}]}'
-    done = access("--limit", host.backend.host, "--extra-vars", wrong)
-    assert done.returncode == 2
-    assert "did not take the new settings; the old ones are back." in done.stdout
+    code, said = access("--limit", host.backend.host, "--extra-vars", wrong)
+    assert code == 2
+    assert "did not take the new settings; the old ones are back." in said
     assert rules(host) == before
 
 
 def test_rules_that_somebody_flushed_come_back(host):
     host.check_output("nft delete table inet slipway")
-    done = access("--limit", host.backend.host)
-    assert done.returncode == 0
+    assert access("--limit", host.backend.host)[0] == 0
     assert "policy drop" in rules(host)

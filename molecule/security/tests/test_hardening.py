@@ -68,6 +68,17 @@ def test_repeated_probing_of_the_site_is_banned_and_can_be_unbanned(host, curl, 
     assert curl("health/live") == ["200"]
 
 
+def test_repeated_guessing_of_a_password_of_the_site_is_banned(host, curl, afterwards):
+    """The site asks for one, and every request is without."""
+    asks = "auth_basic x; auth_basic_user_file /dev/null;"
+    file, kept = "/etc/slipway/tls/webapp.conf", "/root/webapp.conf"
+    afterwards(f"cp {kept} {file}; rm {kept}; systemctl reload nginx")
+    host.check_output(f"cp {file} {kept}; echo '{asks}' >> {file}; systemctl reload nginx")
+    assert wait_until(lambda: curl("health/live") == ["401"])
+    curl("health/live", times=120)
+    assert wait_until(lambda: banned(host, "slipway-probing") == [OUTSIDE])
+
+
 def test_a_visitor_who_meets_some_dead_links_is_not_banned(host, curl):
     for _ in range(3):
         assert set(curl("old-page", times=20)) == {"404"}

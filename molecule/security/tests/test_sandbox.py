@@ -1,6 +1,8 @@
 """Code that an attacker runs within the application gets no further than the application may."""
 
+import ast
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,6 +12,7 @@ testinfra_hosts = ["ansible://application"]
 
 PROJECT = Path(__file__).parents[3]
 OTHER = "sandbox_neighbour"
+OUTSIDE, CA_PORT = "10.127.18.9", 14000
 # What a hole in an application would be: it runs what it is sent.
 HOLE = """
 from flask import request
@@ -36,9 +39,9 @@ def attack(attacker, playbook, tmp_path_factory):
     released = playbook("--extra-vars", f"site_app_source={source}", "--tags", "flask_app")
     assert released.returncode == 0, released.stdout
 
-    def run(code: str) -> str:
-        kind = "Content-Type: text/plain"
-        status, answer = attacker.request("/hole", kind, method="POST", body=code.encode())
+    def run(code: str, *headers: str) -> str:
+        headers = ("Content-Type: text/plain", *headers)
+        status, answer = attacker.request("/hole", *headers, method="POST", body=code.encode())
         assert status == 200
         return json.loads(answer.split(b"\r\n\r\n", 1)[1])["result"]
 
@@ -93,9 +96,12 @@ def test_it_reads_nobody_elses_secrets(host, attack, treasures, path):
     assert "Error" in attack(f"import os; result = {read}({path!r})")
 
 
-def test_a_setuid_program_makes_nobody_root(attack, treasures):
-    run = "import subprocess; result = subprocess.run(['become-root', '-u'], capture_output=True)"
-    assert "stdout=b'0" not in attack(run.replace("become-root", "/usr/local/bin/become-root"))
+def test_a_setuid_program_makes_nobody_root(host, attack, treasures):
+    """Outside the sandbox, it does."""
+    who = "import subprocess; result = int(subprocess.check_output(['become-root', '-u']))"
+    who = who.replace("become-root", "/usr/local/bin/become-root")
+    assert attack(who) == str(host.user("webapp").uid)
+    assert host.check_output("runuser -u nobody -- /usr/local/bin/become-root -u") == "0"
 
 
 @pytest.mark.parametrize(
@@ -114,12 +120,49 @@ def test_it_gains_no_rights(attack, code):
     assert attack(code).split(":")[0] in ("OSError", "PermissionError")
 
 
-@pytest.mark.parametrize("command", ["unshare --user true", "su - root -c id", "dmesg", "reboot"])
-def test_programs_gain_no_rights_either(attack, command):
-    run = f"import subprocess; result = subprocess.run({command!r}, shell=True).returncode"
-    assert attack(run) not in ("0", "None")
+@pytest.mark.parametrize(
+    ("command", "refusal"),
+    [
+        ("unshare --user true", "Operation not permitted"),
+        ("su - root -c id", "Authentication failure"),
+        ("dmesg", "Operation not permitted"),
+        ("/usr/sbin/reboot", "Access denied"),
+    ],
+)
+def test_programs_gain_no_rights_either(host, attack, command, refusal):
+    """Outside the sandbox, anybody may have a namespace."""
+    host.check_output("runuser -u nobody -- unshare --user true")
+    run = f"import subprocess; done = subprocess.run({command!r}, shell=True, capture_output=True)"
+    said = attack(f"{run}; result = done.returncode, done.stderr.decode()")
+    code, error = ast.literal_eval(said)
+    assert code not in (0, 126, 127)
+    assert refusal in error
+
+
+def test_it_connects_to_nobody_but_localhost(host, attack, address):
+    """Root on the same host does."""
+    connect = "import socket; socket.create_connection({}, 3).close()".format
+    for target in ((OUTSIDE, CA_PORT), (address, 443)):
+        host.check_output("python3 -c %s", connect(target))
+        assert attack(connect(target)).split(":")[0] in ("PermissionError", "TimeoutError"), target
+    assert attack(connect(("127.0.0.1", 443))) == "None"
 
 
 def test_it_sees_no_process_of_others(attack, treasures):
     see = "import os, glob; result = {os.stat(p).st_uid for p in glob.glob('/proc/[0-9]*')}"
     assert attack(f"{see} - {{os.getuid()}}") == "set()"
+
+
+def test_it_is_told_nothing_about_a_client_that_the_client_forged(attack, name):
+    forged = ["X-Forwarded-Prefix: /evil", "Script-Name: /evil", "X-Request-ID: evil"]
+    forged += [
+        f"X-Forwarded-{what}: {value}"
+        for what, value in {"For": "198.51.100.99", "Host": "evil.invalid", "Proto": "http"}.items()
+    ]
+    told = "from flask import request; result = request.remote_addr, request.url, *("
+    told += "request.headers.getlist(f'X-Forwarded-{x}') for x in ('For', 'Host', 'Proto'))"
+    seen = ast.literal_eval(attack(told))
+    assert seen[1:] == (f"https://{name}/hole", [seen[0]], [name], ["https"])
+    assert ast.literal_eval(attack(told, *forged)) == seen
+    number = attack("from flask import request; result = request.headers['X-Request-ID']", *forged)
+    assert re.fullmatch(r"'[0-9a-f]{32}'", number)

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -44,7 +43,6 @@ def play(inventory: Path, *arguments: str, playbook: str = "access.yml") -> subp
         stderr=subprocess.STDOUT,
         text=True,
         env=os.environ | settings,
-        start_new_session=True,
     )
 
 
@@ -145,33 +143,29 @@ def test_settings_that_lock_out_are_undone_at_once_and_told(host, address, inven
     assert not host.file(GUARD).exists
 
 
-def inside(host, command: str) -> str:
-    """Run a command on the server, past the network from which nobody may get in now."""
-    words = [HOST, "exec", host.backend.host, "sh", "-c", command]
-    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def test_who_locks_themselves_out_is_not_banned_for_it(host, address, inventory):
+def test_who_locks_themselves_out_is_not_banned_for_it(host, address, inventory, inside):
     """The first failed login bans here: that of the run itself, which so loses its connection."""
     banned = "fail2ban-client get sshd banip"
-    inside(host, f"fail2ban-client set sshd delignoreip {GATEWAY}")
-    inside(host, "fail2ban-client set sshd maxretry 1")
+    inside(f"fail2ban-client set sshd delignoreip {GATEWAY}")
+    inside("fail2ban-client set sshd maxretry 1")
     run = play(inventory, "--tags=ssh", *LOCKED, "--extra-vars", "ssh_guard_seconds=30")
     try:
         deadline = time.monotonic() + 60
-        while (seen := inside(host, banned)) != GATEWAY and time.monotonic() < deadline:
+        while (seen := inside(banned)) != GATEWAY and time.monotonic() < deadline:
             time.sleep(0.2)
         assert seen == GATEWAY
         code, _ = ended(run)
     finally:
-        inside(host, "systemctl restart fail2ban")
+        inside("systemctl restart fail2ban")
     assert code == 2
-    assert inside(host, f"ls -d {GUARD} || true") == ""
-    inside(host, "timeout 30 sh -c 'until fail2ban-client ping; do sleep 0.2; done'")
+    assert inside(f"ls -d {GUARD} || true") == ""
+    inside("timeout 30 sh -c 'until fail2ban-client ping; do sleep 0.2; done'")
     assert log_in(address, "root", "true").returncode == 0
 
 
-def test_what_a_killed_run_left_is_undone_by_the_timer(host, address, inventory):
+def test_what_a_killed_run_left_is_undone_by_the_timer(
+    host, address, inventory, kill, put_back_by_the_timer
+):
     before = host.file(SETTINGS).content_string
     seconds = ("--extra-vars", "ssh_guard_seconds=30")
     run = play(inventory, "--tags=ssh", *LOCKED, *seconds)
@@ -179,8 +173,7 @@ def test_what_a_killed_run_left_is_undone_by_the_timer(host, address, inventory)
         if host.file(SETTINGS).content_string != before:
             break
         time.sleep(0.1)
-    os.killpg(run.pid, signal.SIGKILL)
-    run.communicate()
+    kill(run)
     assert "AllowUsers nobody" in host.file(SETTINGS).content_string
     assert host.run("systemctl is-enabled slipway-guard.service").stdout.strip() == "enabled"
     deadline = time.monotonic() + 45
@@ -188,6 +181,7 @@ def test_what_a_killed_run_left_is_undone_by_the_timer(host, address, inventory)
         time.sleep(1)
     assert host.file(SETTINGS).content_string == before
     assert log_in(address, "root", "true").returncode == 0
+    assert put_back_by_the_timer()
     assert not host.file(GUARD).exists
     assert not host.file("/etc/systemd/system/slipway-guard.service").exists
 

@@ -19,6 +19,8 @@ REBOOT_REQUIRED = Path("/run/reboot-required")
 REPLACED_LIBRARY = re.compile(r"/lib.*\.so.* \(deleted\)$", re.MULTILINE)
 BACKUP_SETTINGS = Path("/etc/slipway/backup/settings.json")
 BACKUP_STATUS = Path("/var/lib/slipway/backup/status.json")
+# The archive that a package comes from, in apt's simulation; its name may say the same.
+SECURITY = r"\(.*-security"
 NOT_AFTER = "%b %d %H:%M:%S %Y GMT"
 
 
@@ -32,8 +34,8 @@ def updates(module: AnsibleModule) -> dict:
     fetched = [path.stat().st_mtime for path in LISTS.glob("*Release")]
     return {
         "error": error.strip() if code != 0 else "",
-        "security": [line.split()[1] for line in waiting if re.search("-security", line, re.I)],
-        "others": sum(not re.search("-security", line, re.I) for line in waiting),
+        "security": [line.split()[1] for line in waiting if re.search(SECURITY, line, re.I)],
+        "others": sum(not re.search(SECURITY, line, re.I) for line in waiting),
         "age_hours": round((time.time() - max(fetched)) / 3600, 1) if fetched else None,
     }
 
