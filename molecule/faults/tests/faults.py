@@ -13,9 +13,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-sys.path += [str(Path(__file__).parents[2]), str(Path(__file__).parents[2] / "deploy/tests")]
+sys.path.append(str(Path(__file__).parents[2] / "deploy/tests"))
 
-import runs
 from load import Answer, Client, Load, Slow
 
 PROJECT = Path(__file__).parents[3]
@@ -71,22 +70,6 @@ class Server:
         """Return the process ids of its workers."""
         return sorted(map(int, self.must(f"pgrep --parent {self.master()}").split()))
 
-    def cut_power(self) -> None:
-        """Pull the plug, and put it in again."""
-        subprocess.run([HOST, "kill", self.name], check=True)
-        subprocess.run([HOST, "start", self.name], check=True)
-
-    def reboot(self) -> None:
-        """Boot anew, as after an update of the kernel; return when it is ready."""
-        boot = "cat /proc/sys/kernel/random/boot_id"
-        before, deadline = self.must(boot), time.monotonic() + 600
-        self.run("systemctl reboot")
-        while self.run(boot).stdout.strip() in ("", before):
-            if time.monotonic() > deadline:
-                raise AssertionError("it did not come back from its reboot within 600 s")
-            time.sleep(1)
-        subprocess.run([HOST, "start", self.name], check=True)
-
 
 class Run:
     """A playbook that runs while something happens to its host."""
@@ -117,10 +100,6 @@ class Run:
         with self.process.stdout as rest:
             self.said += rest
         return "".join(self.said), self.process.wait()
-
-    def kill(self) -> None:
-        """End it, and all that it has started here."""
-        runs.kill(self.process)
 
 
 def new_source() -> None:

@@ -20,7 +20,7 @@ transactions() { # SECONDS OPTIONS
     sed -n 's/^progress: .* s, \([0-9.]*\) tps.*/\1/p' "$report" | sed -n 2p
 }
 milliseconds() { # STATEMENT TIMES; the median of all but the first, for the same reason
-    { echo '\timing on' && for _ in $(seq "$2"); do echo "$1;"; done; } | psql |
+    { printf '%s\n' '\timing on' && for _ in $(seq "$2"); do echo "$1;"; done; } | psql |
         sed -n 's/^Time: \([0-9.]*\) ms.*/\1/p' | tail --lines=+2 | sort --numeric-sort |
         sed -n "$(($2 / 2))p"
 }
