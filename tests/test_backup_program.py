@@ -141,6 +141,14 @@ def test_a_drill_proves_every_repository(cluster, monkeypatch, damaged):
     assert told.get("error", "") == (f"repository {damaged}: a file is damaged" if damaged else "")
 
 
+def test_what_was_counted_holds_for_the_backup_in_each_repository(cluster, monkeypatch):
+    monkeypatch.setattr(backup, "MEASURED", common.STATE / "measured")
+    monkeypatch.setattr(common, "as_postgres", lambda *_, **__: '{"point": "backup-far"}')
+    assert backup.measured_at_a_point(["near", "far"]) == "backup-far"
+    for label in ("near", "far"):
+        assert common.read(f"measured/{label}.json") == {"point": "backup-far"}
+
+
 def test_a_damaged_file_is_told_although_pgbackrest_ends_well(monkeypatch):
     said = "stanza: main\nstatus: ok\n"
     monkeypatch.setattr(drill, "pgbackrest", lambda *command: said)
@@ -282,6 +290,9 @@ def test_the_backup_before_the_moment_is_chosen(monkeypatch):
     ("said", "meaning"),
     [
         ("ERROR: [095]: unable to flush", "The passphrase is not the repository's"),
+        ("ERROR: [029]: error restoring '/x': actual checksum 'a' does not match expected checksum"
+         " 'b'", "A file of the repository is damaged"),
+        ("ERROR: [029]: zstd error: [20] Data corruption", "A file of the repository is damaged"),
         ("ERROR: [039]: write: No space left on device", "The disk of the repository is full"),
         ("ERROR: [028]: backup and archive info files exist but do not match the database",
          "backups of another cluster"),

@@ -171,6 +171,14 @@ def bad(status: dict) -> str:
     )
 
 
+def labels(server: Server, number: int) -> list[str]:
+    """Return the backups in a repository."""
+    info = server.must(
+        f"runuser -u postgres -- pgbackrest --stanza=main --repo={number} info --output=json"
+    )
+    return [one["label"] for one in json.loads(info)[0]["backup"]]
+
+
 def damage_of(server: Server, table: str, source: str) -> str:
     """Return the command that puts something else in the place of the fourth page of a table."""
     path = server.sql(f"CHECKPOINT; SELECT pg_relation_filepath('{table}')")

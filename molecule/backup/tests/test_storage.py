@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import Server, bad, on, taken_over
+from conftest import Server, bad, labels, on, taken_over
 
 testinfra_hosts = ["ansible://kept"]
 S3 = {
@@ -29,14 +29,6 @@ def stored(kept) -> Server:
     done = kept.settle()
     assert done.returncode == 0, done.text
     kept.must("systemctl start slipway-backup")
-
-
-def labels(server: Server, number: int) -> list[str]:
-    """Return the backups in a repository."""
-    info = server.must(
-        f"runuser -u postgres -- pgbackrest --stanza=main --repo={number} info --output=json"
-    )
-    return [one["label"] for one in json.loads(info)[0]["backup"]]
 
 
 def wait_for_segment(server: Server, number: int) -> None:
