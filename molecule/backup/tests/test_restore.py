@@ -131,14 +131,23 @@ def test_rows_that_cannot_be_read_are_not_put_in_the_place_of_those_that_serve(
     assert kept.must("ls /var/lib/postgresql/15") == kept_aside
 
 
-@pytest.mark.parametrize("step", ["fetching", "replacing", "starting"])
-def test_a_killed_restore_is_red_and_succeeds_when_run_again(host, kept, step):
+@pytest.mark.parametrize(
+    ("step", "seen"),
+    [
+        ("fetching", "true"),
+        ("replacing", "true"),
+        ("starting", "true"),
+        ("starting", "pgrep --exact restic"),  # PostgreSQL serves, the files come back
+    ],
+)
+def test_a_killed_restore_is_red_and_succeeds_when_run_again(host, kept, step, seen):
     names = kept.names()
     command = "slipway-backup restore --yes --files"
     kept.must(f"systemd-run --unit=slipway-restore --collect {command}")
     kept.must(
         f"timeout 60 sh -c 'until grep -q {step} /var/lib/slipway/backup/restore.json; "
-        "do sleep 0.02; done'; systemctl kill --signal=KILL slipway-restore; sleep 1"
+        f"do sleep 0.02; done; until {seen}; do sleep 0.02; done'; "
+        "systemctl kill --signal=KILL slipway-restore; sleep 1"
     )
     assert "interrupted" in json.dumps(kept.status()["lines"])
     kept.must("systemctl start postgresql@15-main webapp.target")  # as a boot does
