@@ -18,7 +18,7 @@ def line(
     """Return a line of nginx's log."""
     return (
         f'203.0.113.7 - - [22/Nov/2026:23:30:00 +0000] "GET /a?b=" {status} 12 "-" "{agent}" '
-        f"shop.example.org 0123456789abcdef 0.010 0.009, 0.001 {app} {NOW - age:.3f}\n"
+        f"shop.example.org 0123456789abcdef 45.000 0.009, 0.001 {app} {NOW - age:.3f}\n"
     )
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 
 import pytest
+import yaml
 
 from plugins import ROLES, load
 
@@ -19,11 +20,16 @@ loader.exec_module(metrics)
 sys.dont_write_bytecode = written
 
 
+BOUNDS = metrics.bounds(2)
+# From the first byte of a slow client to its last.
+CLIENT_SECONDS = "45.000"
+
+
 def line(status: int = 200, seconds: str = "0.010", app: str = "shop") -> bytes:
-    """Return a line of nginx's log."""
+    """Return a line of nginx's log: how long the application took, and the client much longer."""
     return (
         f'203.0.113.7 - - [22/Nov/2026:23:30:00 +0000] "GET /a?b=" {status} 12 "-" "x" '
-        f"shop.example.org 0123456789abcdef {seconds} 0.009 {app} 1795390000.123\n"
+        f"shop.example.org 0123456789abcdef {CLIENT_SECONDS} {seconds} {app} 1795390000.123\n"
     ).encode()
 
 
@@ -76,25 +82,38 @@ def test_a_flood_is_cut_off(log, monkeypatch):
 
 def test_requests_are_counted_by_application_and_class():
     counters = {}
-    lines = [line(), line(204, "0.3"), line(502, "70.0"), line(404), line(app="blog"), b"noise"]
-    metrics.count(lines, counters, ["shop"])
+    lines = [line(), line(204, "0.1, 0.2"), line(502, "70.0"), line(app="blog"), b"noise"]
+    lines.append(line(499, "-"))  # the client went away before the application was asked
+    metrics.count(lines, counters, ["shop"], BOUNDS)
     shop = counters.pop("shop")
     assert counters == {}
     assert shop["classes"] == {"2xx": 2, "3xx": 0, "4xx": 1, "5xx": 1}
-    assert shop["buckets"] == [0, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3]
-    assert shop["sum"] == pytest.approx(70.32)
+    assert shop["buckets"] == [1, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3]
+    assert shop["sum"] == pytest.approx(70.31)
+
+
+def test_answers_within_the_default_bound_are_known_to_be():
+    """Else p99 would be somewhere between the next bounds, and over it."""
+    defaults = yaml.safe_load((ROLES / "monitoring/defaults/main.yml").read_text())
+    bound = defaults["monitoring_p99_milliseconds"] / 1000
+    counters, bounds = {}, metrics.bounds(bound)
+    metrics.count(
+        [line(seconds="1.05")] * 100 + [line(seconds="2.001")], counters, ["shop"], bounds
+    )
+    assert counters["shop"]["buckets"][bounds.index(bound)] == 100
 
 
 def test_what_is_told_is_in_the_format_of_prometheus():
     counters, told = {}, metrics.Metrics()
-    metrics.count([line(500, "2.0")], counters, ["shop"])
-    metrics.tell_requests(told, counters, ["shop"])
+    metrics.count([line(500, "2.0")], counters, ["shop"], BOUNDS)
+    metrics.tell_requests(told, counters, ["shop"], BOUNDS)
     told.add("slipway_reboot_required", "gauge", 1)
     text = told.text()
     assert "# TYPE slipway_http_requests_total counter\n" in text
     assert 'slipway_http_requests_total{app="shop",code="5xx"} 1\n' in text
     assert 'slipway_http_request_duration_seconds_bucket{app="shop",le="+Inf"} 1\n' in text
     assert 'slipway_http_request_duration_seconds_bucket{app="shop",le="1"} 0\n' in text
+    assert 'slipway_http_request_duration_seconds_bucket{app="shop",le="2"} 1\n' in text
     assert 'slipway_http_request_duration_seconds_sum{app="shop"} 2.0\n' in text
     assert text.endswith("# TYPE slipway_reboot_required gauge\nslipway_reboot_required 1\n")
     assert text.count("# TYPE slipway_http_request_duration_seconds ") == 1
@@ -113,8 +132,9 @@ def test_a_broken_certificate_has_ended_and_a_red_backup_is_told(tmp_path, monke
     }
     status.write_text(json.dumps(known))
     monkeypatch.setattr(metrics.host_look, "BACKUP", status)
+    monkeypatch.setattr(metrics.host_look, "BACKUP_SETTINGS", status)
     told = metrics.Metrics()
-    metrics.tell_certificates(told, tmp_path)
+    metrics.tell_certificates(told, tmp_path, ["shop"])
     metrics.tell_backup(told)
     text = told.text()
     assert 'slipway_certificate_end_seconds{name="shop"} 0\n' in text
@@ -126,6 +146,47 @@ def test_a_broken_certificate_has_ended_and_a_red_backup_is_told(tmp_path, monke
     assert 'slipway_backup_run_ended_seconds{run="backup"} 1795636800\n' in text
     assert 'slipway_backup_run_duration_seconds{run="drill"} 9.5\n' in text
     assert 'slipway_backup_run_size_bytes{run="drill"} 4096\n' in text
+
+
+def test_a_certificate_that_no_application_has_is_not_told(tmp_path):
+    for name in ("shop", "removed", "shop.provided-1f2e3d"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "fullchain.pem").write_text("no certificate")
+    told = metrics.Metrics()
+    metrics.tell_certificates(told, tmp_path, ["shop", "plain"])
+    assert told.text().count("slipway_certificate_end_seconds{") == 1
+
+
+def test_the_time_of_a_check_that_never_came_runs_from_when_it_was_set_up(tmp_path, monkeypatch):
+    settings = tmp_path / "settings.json"
+    monkeypatch.setattr(metrics.host_look, "BACKUP", tmp_path / "status.json")
+    monkeypatch.setattr(metrics.host_look, "BACKUP_SETTINGS", settings)
+    metrics.tell_backup(told := metrics.Metrics())
+    assert told.text() == ""  # there is no backup
+    settings.touch()
+    os.utime(settings, (1795636800, 1795636800))
+    metrics.tell_backup(told)
+    assert told.text().endswith("slipway_backup_checked_seconds 1795636800\n")
+
+
+def test_a_reboot_is_asked_for_since_the_first_time_until_it_has_come(tmp_path, monkeypatch):
+    marker, now, state = tmp_path / "reboot-required", [1000.0], {}
+    monkeypatch.setattr(metrics.host_look, "REBOOT_REQUIRED", marker)
+    monkeypatch.setattr(metrics.time, "time", lambda: now[0])
+
+    def since() -> str:
+        metrics.tell_reboot(told := metrics.Metrics(), state)
+        return told.text().partition("slipway_reboot_required_since_seconds gauge\n")[2]
+
+    marker.touch()
+    for now[0] in (1000.0, 2000.0):  # the marker is touched again by each upgrade
+        os.utime(marker, (now[0], now[0]))
+        assert since() == "slipway_reboot_required_since_seconds 1000\n"
+    marker.unlink()
+    assert since() == ""
+    marker.touch()
+    now[0] = 3000.0
+    assert since() == "slipway_reboot_required_since_seconds 3000\n"
 
 
 def test_memory_is_given_back_once_for_each_start_and_not_at_once(monkeypatch):

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from ansible.errors import AnsibleActionFail
 
+import plugins
+
 ROLE = Path(__file__).parents[1] / "roles/status"
 
 
@@ -23,6 +25,7 @@ def load(path: str):
     return module
 
 
+plugins.load("base/module_utils/host_look.py", "ansible.module_utils.host_look")
 host_history = load("library/host_history.py")
 write_report = load("action_plugins/write_report.py")
 QUARTER = 900
@@ -34,7 +37,7 @@ def line(at: float, status: int = 200, seconds: str = "0.010", app: str = "shop"
     """Return a line of nginx's log."""
     return (
         f'203.0.113.7 - - [22/Nov/2026:23:30:00 +0000] "GET /a?b=" {status} 12 "-" "{agent}" '
-        f"shop.example.org 0123456789abcdef {seconds} 0.009, 0.001 {app} {at:.3f}\n"
+        f"shop.example.org 0123456789abcdef 45.000 {seconds} {app} {at:.3f}\n"
     )
 
 

@@ -157,6 +157,29 @@ def test_the_log_knows_the_client_the_application_and_the_time(host, site, app):
     assert abs(time.time() - float(ended)) < 20
 
 
+def test_an_answer_in_the_place_of_the_application_is_its_own_in_the_log(host, site, app, knob):
+    """And what it was not asked for is nobody's: its maintenance page, its static files."""
+    page = f"{knob('nginx_maintenance_path', '/var/lib/slipway/maintenance')}/{app}.html"
+
+    def logged(status: int, path: str = "/health/live") -> str:
+        agent = f"who-answers-{time.monotonic_ns()}"
+        assert site.ask(path, headers={"User-Agent": agent}).status == status
+        time.sleep(0.2)
+        return host.check_output(f"grep {agent} /var/log/nginx/access.log").split()[-2]
+
+    try:
+        host.check_output(f"mkdir -p {page.rpartition('/')[0]} && echo closed > {page}")
+        assert logged(503) == "-"
+        host.check_output(f"rm {page} && systemctl stop {app}.target")
+        assert logged(502) == app
+    finally:
+        host.check_output(f"rm --force {page} && systemctl start {app}.target")
+    deadline = time.monotonic() + 10
+    while site.ask("/health/ready").status != 200:
+        assert time.monotonic() < deadline
+    assert logged(404, "/static/none") == "-"
+
+
 def test_a_forged_host_does_not_reach_the_application(address):
     """Its redirect would lead there. All that can be forged: the scenario `security`."""
     connection = http.client.HTTPConnection(*address, timeout=20)

@@ -1,4 +1,4 @@
-"""What the monitoring sees of a machine of its own alone: the kernel's clock."""
+"""What the monitoring sees of a machine of its own alone: the kernel's clock and memory."""
 
 from collections.abc import Callable, Iterator
 
@@ -16,6 +16,9 @@ struct.pack_into("I4xqqqqi4xq", timex, 0, 0x203D, offset, 0, 0, 0, status, 10)
 sys.exit(ctypes.CDLL(None).adjtimex(timex) < 0)
 """
 KEPT, UNKEPT = 0x0001, 0x0040  # STA_PLL, STA_UNSYNC
+# A program that wants ever more memory, within a bound.
+GROW = "taken = []\nwhile True: taken.append(b'x' * 2**16)"
+BOUNDED = "systemd-run --unit=greedy --collect --property=MemorySwapMax=0 --property=%s"
 
 
 @pytest.fixture
@@ -50,3 +53,20 @@ def test_a_clock_that_is_off_fires_until_it_is_right(watch, clock_is):
     assert watch.fires("ClockOff", "node"), watch.firing()
     clock_is(KEPT)
     assert watch.clears("ClockOff", "node"), watch.firing()
+
+
+def test_waiting_for_memory_fires_until_nobody_does(host, watch, afterwards):
+    assert watch.clears("MemoryStalls", "node", 600), watch.firing()
+    afterwards("systemctl stop greedy")
+    host.check_output(f"{BOUNDED} python3 -c %s", "MemoryHigh=64M", GROW)
+    assert watch.fires("MemoryStalls", "node", 300), watch.firing()
+    host.check_output("systemctl stop greedy")
+    assert watch.clears("MemoryStalls", "node", 600), watch.firing()
+
+
+def test_a_program_that_the_kernel_kills_for_memory_fires_for_two_windows(host, watch):
+    """Those of other tests are over first."""
+    assert watch.clears("OutOfMemory", "node", 900), watch.firing()
+    assert host.run(f"{BOUNDED} --wait python3 -c %s", "MemoryMax=64M", GROW).rc != 0
+    assert watch.fires("OutOfMemory", "node", 300), watch.firing()
+    assert watch.clears("OutOfMemory", "node", 900), watch.firing()

@@ -10,11 +10,11 @@ DAEMONS = ("prometheus", "prometheus-alertmanager", "prometheus-node-exporter",
 
 
 def resident(host) -> int:
-    """Return how many bytes are resident, shared pages by their share (PSS)."""
+    """Return how many bytes are resident or in the swap, shared pages by their share (PSS)."""
     pids = [host.service(name).systemd_properties["MainPID"] for name in DAEMONS]
     pages = host.check_output("cat " + " ".join(f"/proc/{pid}/smaps_rollup" for pid in pids))
-    shares = re.findall(r"^Pss: +(\d+) kB$", pages, re.MULTILINE)
-    assert len(shares) == len(DAEMONS)
+    shares = re.findall(r"^(?:Swap)?Pss: +(\d+) kB$", pages, re.MULTILINE)
+    assert len(shares) == 2 * len(DAEMONS)
     return sum(map(int, shares)) * 1024
 
 

@@ -2,8 +2,10 @@
 
 import json
 import re
+import time
 
 import pytest
+from test_alerts import SHARE, SMALL
 
 testinfra_hosts = ["ansible://application"]
 
@@ -54,27 +56,50 @@ def receivers(host, afterwards):
         host.check_output("systemd-run --collect --unit=test-%s python3 -c %s", name, code)
 
 
+def told(host, status: str) -> set[str]:
+    """Return the alerts that the webhook was told to be firing, or resolved."""
+    posts = [json.loads(row) for row in host.run("cat /run/hook").stdout.splitlines()]
+    return {post["commonLabels"]["alertname"] for post in posts if post["status"] == status}
+
+
 def test_webhook_and_mail_get_the_alert_and_its_end(host, watch, afterwards, receivers):
     afterwards("rm --force /run/reboot-required")
 
-    def told(status: str) -> bool:
-        posts = [json.loads(row) for row in host.run("cat /run/hook").stdout.splitlines()]
-        by_hook = any(
-            post["status"] == status and post["commonLabels"]["alertname"] == "RebootPending"
-            for post in posts
-        )
+    def both(status: str) -> bool:
         subject = rf"^Subject: \[{status.upper()}.*RebootPending"
         mail = host.run("cat /run/mail").stdout.replace("_", " ")
-        return by_hook and bool(re.search(subject, mail, re.MULTILINE))
+        return "RebootPending" in told(host, status) and bool(re.search(subject, mail, re.M))
 
     host.check_output("touch /run/reboot-required")
-    assert watch.until(lambda: told("firing"), 120), host.run("cat /run/hook /run/mail").stdout
-    assert not told("resolved")
+    assert watch.until(lambda: both("firing"), 120), host.run("cat /run/hook /run/mail").stdout
+    assert not both("resolved")
     host.check_output("rm /run/reboot-required")
-    assert watch.until(lambda: told("resolved"), 120), host.run("cat /run/hook /run/mail").stdout
+    assert watch.until(lambda: both("resolved"), 120), host.run("cat /run/hook /run/mail").stdout
     posts = [json.loads(row) for row in host.check_output("cat /run/hook").splitlines()]
     assert posts[0]["commonLabels"]["host"] == host.backend.host
     assert "reboot" in posts[0]["commonAnnotations"]["fix"]
+
+
+def test_what_follows_from_an_alert_is_shown_and_not_sent(host, watch, afterwards, receivers, site):
+    """What nginx answers for an application that is down is a failure of the application, too."""
+    assert watch.until(lambda: watch.ask("/api/v1/alerts") and not watch.firing(), 180)
+    mend = f"systemctl start webapp.target; umount {SMALL}; rmdir {SMALL}"
+    afterwards(mend)
+    host.check_output(f"{SHARE} && mkdir {SMALL} && mount -t tmpfs -o size=32M tmpfs {SMALL}")
+    host.check_output(f"systemctl stop webapp.target && fallocate --length 30M {SMALL}/ballast")
+    assert watch.until(lambda: site.ask("/users").status == 502, 10)
+    for _ in range(8):
+        assert site.ask("/users").status == 502
+        time.sleep(1)
+    first = {("AppDown", "webapp"), ("DiskFull", SMALL)}
+    follow = {("AnswersFail", "webapp"), ("DiskFilling", SMALL), ("WorkersMissing", "webapp")}
+    assert watch.until(lambda: watch.firing() == first | follow, 60), watch.firing()
+    time.sleep(10)  # monitoring_group_seconds is 2
+    assert told(host, "firing") == {"AppDown", "DiskFull"}
+    # What was told to be wrong, and not to be well again, would not be told anew by the next test.
+    host.run("sh -c %s", mend)
+    assert watch.until(lambda: not watch.firing(), 180), watch.firing()
+    assert watch.until(lambda: told(host, "firing") == told(host, "resolved"), 60)
 
 
 @pytest.fixture
@@ -105,7 +130,7 @@ def test_status_and_doctor_tell_what_is_firing(host, watch, afterwards, looks):
     host.check_output("touch /run/reboot-required; systemctl stop webapp.target")
     assert watch.fires("RebootPending", "node")
     assert watch.fires("AppDown", "webapp")
-    assert watch.fires("WorkersMissing", "webapp")  # shown, but not sent while AppDown is
+    assert watch.fires("WorkersMissing", "webapp")
     seen, line, checks = looks()
     alerts = ["AppDown", "RebootPending", "WorkersMissing"]
     assert [one["alert"] for one in seen["firing"]] == alerts

@@ -16,13 +16,14 @@ from pathlib import Path
 
 # The end of a line of nginx's log format `timed`; what a client writes cannot contain a quote.
 LINE = re.compile(
-    rb'" (?P<status>\d{3}) \d+ "[^"]*" "[^"]*" \S+ \S+ (?P<seconds>[\d.]+) .* '
+    rb'" (?P<status>\d{3}) \d+ "[^"]*" "[^"]*" \S+ \S+ [\d.]+ (?P<times>[-\d., :]+) '
     rb"(?P<app>\S+) (?P<at>\d+\.\d{3})$"
 )
 WHEN = "%Y-%m-%dT%H:%M:%SZ"
 NOT_AFTER = "%b %d %H:%M:%S %Y GMT"
 REBOOT_REQUIRED = Path("/run/reboot-required")
-# What the timer slipway-backup-check last found.
+# What backup, drill and check go by, if there is a backup; and what its check last found.
+BACKUP_SETTINGS = Path("/etc/slipway/backup/settings.json")
 BACKUP = Path("/var/lib/slipway/backup/status.json")
 # Who watches this host, if anybody does: the settings of Prometheus, and what it says is wrong.
 WATCHER = Path("/etc/slipway/monitoring/prometheus.yml")
@@ -34,6 +35,14 @@ SUBJECTS = ("app", "mountpoint", "unit", "name", "line", "job")
 def seconds_of(moment: str) -> int:
     """Return a moment as we write it (2026-11-22T23:30:00Z) in seconds of the epoch."""
     return calendar.timegm(time.strptime(moment, WHEN))
+
+
+def seconds_taken(times: bytes) -> float:
+    """Return how long the application took, whatever the client's line did before and after.
+
+    :param times: as nginx notes it, of each try; `-` where it was not asked.
+    """
+    return round(sum(map(float, re.findall(rb"\d+\.\d+", times))), 3)
 
 
 def manifest(app: str) -> dict:
@@ -93,6 +102,12 @@ def certificate_end(path: Path) -> int | None:
         return None
     end = re.search("notAfter=(.*)", said)
     return calendar.timegm(time.strptime(end[1], NOT_AFTER)) if end else None
+
+
+def certificate_ends(folder: Path, apps: list[str]) -> dict[str, int | None]:
+    """Return when the certificate of each application ends that has one."""
+    paths = {app: folder / app / "fullchain.pem" for app in apps}
+    return {app: certificate_end(path) for app, path in paths.items() if path.exists()}
 
 
 def backup() -> dict | None:

@@ -16,13 +16,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.host_look import seconds_taken
 
 DAY_SECONDS, BIN_SECONDS = 86400, 900
 BINS = DAY_SECONDS // BIN_SECONDS + 1  # quarters of an hour by the clock; the last is not over yet
 HUNDRED = 100  # of a line's time no more is needed than in which hundred of seconds it was
-# The end of a line of nginx's log format `timed`, as in host_status.py; here of a whole block.
+# The end of a line of nginx's log format `timed`, as in host_look.py; here of a whole block.
 LINES = re.compile(
-    rb'" (\d{3}) \d+ "[^"\n]*" "[^"\n]*" \S+ [0-9a-f]+ (\d+\.\d{3}) [-\d., :]+ (\S+) '
+    rb'" (\d{3}) \d+ "[^"\n]*" "[^"\n]*" \S+ [0-9a-f]+ \d+\.\d{3} ([-\d., :]+) (\S+) '
     rb"(\d+)\d\d\.\d{3}$",
     re.MULTILINE,
 )
@@ -58,9 +59,9 @@ def blocks(path: Path) -> Iterator[bytes]:
             yield block[end:]
 
 
-def milliseconds(seconds: bytes) -> int:
+def milliseconds(times: bytes) -> int:
     """Return a duration with three digits; so there are few different ones, however many lines."""
-    exact = round(float(seconds) * 1000)
+    exact = round(seconds_taken(times) * 1000)
     size = 10 ** max(0, len(str(exact)) - 3)
     return exact // size * size
 
@@ -77,12 +78,12 @@ class Day:
 
     def add(self, lines: Counter) -> None:
         """Add lines of a log; what is of another time or application is let be."""
-        for (status, seconds, name, hundreds), count in lines.items():
+        for (status, times, name, hundreds), count in lines.items():
             at, app = int(hundreds) * HUNDRED, name.decode(errors="replace")
             self.oldest = min(self.oldest, at)
             if app in self.durations and self.start <= at < self.end:
                 place = (at - self.start) // BIN_SECONDS
-                self.durations[app][place][milliseconds(seconds)] += count
+                self.durations[app][place][milliseconds(times)] += count
                 self.errors[app][place] += count if status >= b"500" else 0
 
     def read(self, log: Path, deadline: float) -> None:

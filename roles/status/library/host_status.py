@@ -18,10 +18,11 @@ from ansible.module_utils.host_look import (
     REBOOT_REQUIRED,
     alerts,
     backup,
-    certificate_end,
+    certificate_ends,
     children,
     manifest,
     promised_workers,
+    seconds_taken,
     units,
 )
 
@@ -108,7 +109,7 @@ def requests(log: str, seconds: int, now: float) -> dict[str, list[tuple[int, fl
                 continue
             if float(seen["at"]) < now - seconds:
                 return found
-            row = (int(seen["status"]), float(seen["seconds"]))
+            row = (int(seen["status"]), seconds_taken(seen["times"]))
             found.setdefault(seen["app"].decode(), []).append(row)
     return found
 
@@ -157,15 +158,11 @@ def memory() -> dict:
 
 def certificates(folder: str, apps: list[str]) -> list[dict]:
     """Return how many days the certificate of each application is good; None where it is broken."""
-    found = []
-    for app in apps:
-        path = Path(folder, app, "fullchain.pem")
-        if not path.exists():
-            continue
-        end = certificate_end(path)
-        days = None if end is None else int((end - time.time()) // 86400)
-        found.append({"app": app, "days": days})
-    return found
+    now = time.time()
+    return [
+        {"app": app, "days": None if end is None else int((end - now) // 86400)}
+        for app, end in certificate_ends(Path(folder), apps).items()
+    ]
 
 
 def apt_state() -> list[float]:
