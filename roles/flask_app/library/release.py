@@ -80,6 +80,8 @@ FOLLOWED_BY = {"start": "switch"}
 
 def begin(app: Application, lock: ReleaseLock, options: dict) -> dict:
     """Take the lock, clean up after a run that was killed, and plan."""
+    if lock.is_of_before_restart():
+        app.forget_downloads()
     took_over = lock.take(options["holder"], options["gone"])
     lock.write(phase="plan")
     removed = app.remove_incomplete() + app.stop_all_but(app.current())

@@ -7,7 +7,7 @@ import re
 import secrets
 import shutil
 
-from ansible.module_utils.releases import Application, now, run, write_text
+from ansible.module_utils.releases import Application, now, put_on_disk, run, write_text
 from ansible.module_utils.virtualenvs import install_uv, make_virtualenv
 
 
@@ -47,6 +47,7 @@ def build(app: Application, plan: dict) -> None:
     write_environment(app, release, settings["source"]["revision"])
     shutil.copyfile(app.configuration / "gunicorn.conf.py", folder / "gunicorn.conf.py")
     (folder / "gunicorn.sock").symlink_to(app.new_socket(release))
+    put_on_disk(folder)  # before it is called complete
     app.record(
         release,
         release=release,

@@ -80,7 +80,10 @@ class ReleaseLock:
     def write(self, **facts) -> None:
         """Add to what stands in the lock."""
         self.content.update(facts, touched=time.time())
-        self.path.write_text(json.dumps(self.content, indent=2) + "\n")
+        with self.path.open("w") as file:  # in place: a new file would not be the one held
+            file.write(json.dumps(self.content, indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # the next run has to know what a power cut interrupted
 
     def take(self, holder: dict, gone: dict | None) -> str:
         """Make this run the one that releases.
@@ -113,8 +116,12 @@ class ReleaseLock:
         self.content = {}
         self.path.write_text("")
 
+    def is_of_before_restart(self) -> bool:
+        """Tell whether a run that held it went down together with the host."""
+        return bool(self.content) and self.content.get("boot") != boot_id()
+
     def _why_stale(self) -> str:
-        if self.content.get("boot") != boot_id():
+        if self.is_of_before_restart():
             return "the host was restarted since"
         quiet = time.time() - self.content.get("touched", 0)
         if quiet > QUIET_SECONDS:

@@ -6,7 +6,14 @@ import time
 
 from ansible.module_utils.release_health import must_live, state, wait_until_healthy
 from ansible.module_utils.release_schema import database_of
-from ansible.module_utils.releases import Application, ReleaseError, now, replace_symlink, run
+from ansible.module_utils.releases import (
+    Application,
+    ReleaseError,
+    now,
+    put_on_disk,
+    replace_symlink,
+    run,
+)
 
 # How long a command must live to be taken for started.
 COMMAND_SECONDS = 1.0
@@ -65,6 +72,7 @@ def switch(app: Application, release: str, drain_seconds: float) -> None:
     if is_beside:
         let_connections_go(app, before)
     replace_symlink(app.current_link, app.folder(release))
+    put_on_disk(app.root)
     if is_beside:
         time.sleep(drain_seconds)
     app.stop_all_but(release)

@@ -56,14 +56,27 @@ def text_hash(*paths: Path) -> str:
     return digest.hexdigest()
 
 
-def write_text(path: Path, text: str, mode: int = 0o644) -> None:
+def write_bytes(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Put a file in its place in one rename(2), and on the disk before that."""
     new = path.with_name(f".{path.name}.new")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
-        file.write(text)
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     new.rename(path)
+
+
+def write_text(path: Path, text: str, mode: int = 0o644) -> None:
+    """Do the same with text."""
+    write_bytes(path, text.encode(), mode)
+
+
+def put_on_disk(path: Path) -> None:
+    """Have the disk hold all that was written to the file system of a path.
+
+    Else a power cut within half a minute can leave files there that are empty.
+    """
+    run(["sync", "--file-system", str(path)])
 
 
 def replace_symlink(link: Path, target: Path | str) -> None:
@@ -254,6 +267,10 @@ class Application:
         for release in incomplete:
             self.remove(release)
         return incomplete
+
+    def forget_downloads(self) -> None:
+        """Remove the packages that were downloaded: a power cut may have left empty files there."""
+        shutil.rmtree(self.cache / "uv", ignore_errors=True)
 
     def prune(self, keep: int) -> list[str]:
         """Remove releases beyond `keep`, and what only they needed; return them.

@@ -15,7 +15,7 @@ import urllib.request
 import zipfile
 from pathlib import Path
 
-from ansible.module_utils.releases import Application, ReleaseError, run, text_hash
+from ansible.module_utils.releases import Application, ReleaseError, run, text_hash, write_bytes
 
 TRIES = 3
 
@@ -88,10 +88,7 @@ def install_uv(settings: dict) -> None:
         member = next(name for name in archive.namelist() if name.endswith("/scripts/uv"))
         content = archive.read(member)
     program.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    new = program.with_name(f".{program.name}.{os.getpid()}")
-    new.write_bytes(content)
-    new.chmod(0o755)
-    new.rename(program)
+    write_bytes(program, content, mode=0o755)
 
 
 def make_virtualenv(app: Application, release: str, settings: dict, python: str) -> dict:
