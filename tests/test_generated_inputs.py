@@ -50,6 +50,21 @@ WRONG = {
 }
 
 
+# A line more than an input may have: in a unit or a configuration it would be a setting of its own.
+LINES = st.text(min_size=1, max_size=9).map(lambda text: f"{text}\nUser=root")
+
+
+def of_one_line() -> list:
+    """Return those inputs that are texts, or lists of texts, of one line each."""
+    found = []
+    for param in inputs():
+        options = param.values[2][param.values[1]]
+        is_text = {options["type"], options.get("elements")} & {"str", "path"}
+        if is_text and role_inputs.SEVERAL_LINES not in str(options["description"]):
+            found.append(param)
+    return found
+
+
 def beyond(low: float, high: float) -> st.SearchStrategy:
     """Return numbers outside of a range."""
     return st.integers(max_value=int(low) - 1) | st.integers(min_value=int(high) + 1)
@@ -95,3 +110,12 @@ def test_a_number_beyond_its_bounds_is_refused(role, name, options, data):
         value = [value]
     (problem,) = role_inputs.check_inputs(role, options, {name: value})[1]
     assert f"Allowed: {bounds[1]} to {bounds[2]}." in problem
+
+
+@pytest.mark.parametrize(("role", "name", "options"), of_one_line())
+@EXAMPLES
+@given(text=LINES)
+def test_a_line_too_many_is_refused(role, name, options, text):
+    value = [text] if options[name]["type"] == "list" else text
+    (problem,) = role_inputs.check_inputs(role, options, {name: value})[1]
+    assert "\nAllowed: " in problem

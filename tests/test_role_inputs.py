@@ -28,6 +28,7 @@ OPTIONS = {
         "options": {"path": {"type": "str", "description": "Its path. Allowed: /^[/]/."}},
     },
     "web_free": {"type": "str", "description": "Anything."},
+    "web_notice": {"type": "str", "description": "A text; may have several lines."},
 }
 
 
@@ -44,6 +45,7 @@ OPTIONS = {
         ("web_place", {"path": "/here"}, {"path": "/here"}),
         ("web_place", {}, {"path": None}),
         ("web_free", "  ", "  "),
+        ("web_notice", "a\n\tb\n", "a\n\tb\n"),
     ],
 )
 def test_good_inputs_come_back_in_their_type(name, value, resolved):
@@ -59,6 +61,11 @@ def test_good_inputs_come_back_in_their_type(name, value, resolved):
         ("web_cost", 0.4, "Allowed: 0.5 to 2.5."),
         ("web_name", "Abc", "Allowed: what matches ^[a-z]+$."),
         ("web_mode", "slow", "fast"),
+        ("web_name", "abc\n", "Allowed: text without control characters"),
+        ("web_free", "a\nb", "Allowed: text without control characters"),
+        ("web_names", ["a", "b\n"], "Allowed: text without control characters"),
+        ("web_place", {"path": "/a\n"}, "Allowed: text without control characters"),
+        ("web_notice", "a\0b", "Allowed: text without control characters"),
         ("web_names", ["a", "B"], "Allowed: what matches"),
         ("web_names", {"a": 1}, "Allowed: list."),
         ("web_doors", [{"port": 1}, {"port": 10}], "port of web_doors is 10."),

@@ -13,13 +13,15 @@ from ansible.plugins.action import ActionBase
 RANGE = re.compile(r"Allowed: (-?[\d.]+) to (-?[\d.]+)\.$")
 VAULT_FIX = "give the vault's password, by --vault-password-file or --ask-vault-pass."
 PATTERN = re.compile(r"Allowed: /(.+)/\.$")
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+SEVERAL_LINES = "may have several lines"  # what a description says of such a text
 
 
 def bound_offence(value, description: str) -> str | None:
     """Say which bound a value breaks.
 
     The bound is the last sentence of the option's description: `Allowed: 1 to 64.` for a number,
-    `Allowed: /^[a-z]+$/.` for a string, or for every element of a list.
+    `Allowed: /^[a-z]+$/.` for a string, or for every element of a list. A string is one line.
 
     :param value: the input, already of its type; None is not checked.
     :param description: the option's description in meta/argument_specs.yml.
@@ -28,6 +30,11 @@ def bound_offence(value, description: str) -> str | None:
     if value is None:
         return None
     values = value if isinstance(value, list) else [value]
+    texts = [item for item in values if isinstance(item, str)]
+    if SEVERAL_LINES in description:
+        texts = [re.sub(r"[\n\t]", "", text) for text in texts]
+    if any(CONTROL.search(text) for text in texts):
+        return "text without control characters, such as a line break"
     if match := RANGE.search(description):
         low, high = float(match[1]), float(match[2])
         return None if all(low <= item <= high for item in values) else f"{match[1]} to {match[2]}"
