@@ -57,6 +57,8 @@ def backup_of(hours_ago: float, label: str = "20261122-010203F") -> dict:
         (backup_of(1), {"result": "ok"}, "ok"),
         (backup_of(25), {"result": "ok"}, "ok"),
         (backup_of(27), {"result": "ok"}, "bad"),
+        (backup_of(-0.01), {"result": "ok"}, "ok"),
+        (backup_of(-1), {"result": "ok"}, "bad"),
         (backup_of(1), {"result": "failed", "error": "full"}, "bad"),
         (None, {}, "warn"),
         (None, {"result": "ok"}, "bad"),
@@ -286,6 +288,8 @@ def test_the_backup_before_the_moment_is_chosen(monkeypatch):
 @pytest.mark.parametrize(
     ("said", "meaning"),
     [
+        ("ERROR: [029]: new backup label '20261126-2F' is not later than latest backup label"
+         " '20261127-1F'", "A backup is dated later than now"),
         ("ERROR: [095]: unable to flush", "The passphrase is not the repository's"),
         ("ERROR: [029]: error restoring '/x': actual checksum 'a' does not match expected checksum"
          " 'b'", "A file of the repository is damaged"),

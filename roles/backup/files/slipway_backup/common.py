@@ -106,6 +106,10 @@ def pgbackrest(command: str, *options: str, **more) -> str:
 
 
 MEANINGS = (
+    (r"is not later than latest backup label",
+     "A backup is dated later than now: the clock was ahead when it was made, or is behind.",
+     "timedatectl. Where it is right now, wait until that date: the archive goes on meanwhile, so "
+     "no moment is lost. Where that is too long: another backup_path."),
     (r"unable to verify certificate|unable to find hostname|x509:|certificate signed by",
      "The storage's certificate is not trusted.",
      "its name as endpoint of backup_s3; base_ca_certificates where its CA is your own."),

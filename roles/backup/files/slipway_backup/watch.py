@@ -12,6 +12,7 @@ from slipway_backup import common, elsewhere, restore, upgrade
 from slipway_backup.common import BackupError, Settings, psql
 
 FILES = "files.json"
+CLOCK_SECONDS = 60  # so far back a clock may be set without a word
 HINT = "journalctl --unit=slipway-backup --lines=30"
 
 
@@ -52,6 +53,9 @@ def judge_backup(
     if newest is None:
         return "warn", "the first one is being made.", HINT
     age = time.time() - newest["timestamp"]["stop"]
+    if age < -CLOCK_SECONDS:
+        said = f"the newest is dated {shown_age(-age)} from now: the clock is wrong, or was."
+        return "bad", said, "timedatectl, then slipway-backup run."
     if age > settings.max_age_hours * 3600:
         fix = "systemctl start slipway-backup; systemctl status slipway-backup.timer."
         return "bad", f"the newest is {shown_age(age)} old.", fix
