@@ -1,5 +1,6 @@
 """What a broken application does: pages that prepare.yml adds to the sample application."""
 
+import os
 import re
 import time
 
@@ -9,11 +10,11 @@ bp = Blueprint("faults", __name__)
 kept = []
 
 
-@bp.get("/slow/<int:milliseconds>")
+@bp.route("/slow/<int:milliseconds>", methods=["GET", "POST"])
 def slow(milliseconds: int) -> dict:
     """Wait, as for somebody else's answer."""
     time.sleep(milliseconds / 1000)
-    return {"milliseconds": milliseconds}
+    return {"milliseconds": milliseconds, "worker": os.getpid()}
 
 
 @bp.post("/endless")

@@ -13,8 +13,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[2] / "deploy/tests"))
+sys.path += [str(Path(__file__).parents[2] / "deploy/tests"), str(Path(__file__).parents[2])]
 
+import runs
 from load import Answer, Client, Load, Slow
 
 PROJECT = Path(__file__).parents[3]
@@ -70,6 +71,32 @@ class Server:
         """Return the process ids of its workers."""
         return sorted(map(int, self.must(f"pgrep --parent {self.master()}").split()))
 
+    def boot(self) -> str:
+        """Return what tells one boot of the machine from another; "" while nobody answers."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.run("cat /proc/sys/kernel/random/boot_id", 30).stdout.strip()
+        return ""
+
+    def cut_power(self) -> None:
+        """Take the machine's power away, and give it back."""
+        subprocess.run([HOST, "kill", self.name], check=True)
+        self.run_no_more()
+        subprocess.run([HOST, "start", self.name], check=True)
+
+    def reboot(self, seconds: float = 900) -> None:
+        """Reboot the machine in good order, and wait until it answers."""
+        before, deadline = self.boot(), time.monotonic() + seconds
+        self.run("systemctl reboot")
+        self.run_no_more()
+        while self.boot() in ("", before):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{self.name} does not answer {seconds} s after a reboot")
+            time.sleep(1)
+
+    def run_no_more(self) -> None:
+        """Forget the connection, whose other end is gone."""
+        subprocess.run([*self.ssh, "-O", "exit"], capture_output=True)
+
 
 class Run:
     """A playbook that runs while something happens to its host."""
@@ -94,6 +121,10 @@ class Run:
             if text in line:
                 return
         raise AssertionError(f"{text} was never said:\n{''.join(self.said)}")
+
+    def kill(self) -> None:
+        """End it as if its computer had lost its power."""
+        runs.kill(self.process)
 
     def result(self) -> tuple[str, int]:
         """Wait for its end; return what it said, and its code."""
@@ -142,6 +173,14 @@ class Fault:
         return max([0.0, *(end - self.over for end in ends)])
 
     @property
+    def served(self) -> int:
+        """Return how many requests were sent and answered well while the cause lasted."""
+        return sum(
+            200 <= a.status < 300 and self.began < a.sent and a.sent + a.seconds < self.over
+            for a in self.answers
+        )
+
+    @property
     def slow(self) -> list[Answer]:
         """Return the requests that were answered well, but late."""
         return [a for a in self.answers if 200 <= a.status < 300 and a.seconds > self.patience]
@@ -163,13 +202,15 @@ class Fault:
     def wait_until_calm(self, seconds: float) -> None:
         """Wait until all clients are answered well again, for at most so long."""
         deadline = time.monotonic() + seconds
+        clients = [*self.load.clients, self.load.watcher]
         while time.monotonic() < deadline:
             time.sleep(0.2)
-            since = time.monotonic() - CALM_SECONDS
-            late = [a for a in self.load.answers if a.sent + a.seconds > since]
+            since = time.monotonic() - max(CALM_SECONDS, self.patience)
+            recent = [[a for a in c.answers if a.sent + a.seconds > since] for c in clients]
+            late = [answer for answers in recent for answer in answers]
             if (
                 since > self.over
-                and len(late) > CALM_SECONDS
+                and all(recent)  # a client that waits still is none that is served
                 and all(200 <= a.status < 300 and a.seconds <= self.patience for a in late)
             ):
                 return
@@ -247,15 +288,21 @@ def slow_post(address: str, path: str) -> Slow:
 
 @contextlib.contextmanager
 def fault_under_load(
-    server: Server, name: str, results: Table, within: float = 60, patience: float = 1
+    server: Server,
+    name: str,
+    results: Table,
+    within: float = 60,
+    patience: float = 1,
+    clients: int = 4,
 ) -> Iterator[Fault]:
     """Put load on the server, let the body break it, and see that it heals and forgot nothing.
 
     :param within: so many seconds after the body the server must be healthy by itself.
     :param patience: an answer that takes longer, in seconds, is worth telling.
+    :param clients: so many ask at once, besides the one that watches.
     """
     token, names = f"t{time.time_ns():x}", itertools.count()
-    with Load(server.address, requests=requests(token, names)) as load:
+    with Load(server.address, requests=requests(token, names), clients=clients) as load:
         time.sleep(1)
         if load.failed():
             raise AssertionError(f"already before the fault: {load.failed()[:3]}")

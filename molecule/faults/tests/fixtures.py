@@ -14,7 +14,7 @@ PLATFORM = yaml.safe_load((PROJECT / "molecule" / SCENARIO / "molecule.yml").rea
 PLATFORM = PLATFORM["platforms"][0]
 TABLE = Table(SCENARIO)
 # An emulated machine is ten times slower: it is asked for survival, not for seconds.
-LIMITS = {"within": 300, "patience": 10} if PLATFORM.get("kind") == "vm" else {}
+LIMITS = {"within": 300, "patience": 10, "clients": 1} if PLATFORM.get("kind") == "vm" else {}
 
 
 @pytest.fixture(scope="session")

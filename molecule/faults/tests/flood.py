@@ -2,7 +2,8 @@
 """flood.py ADDRESS PATH RATE SECONDS: ask at a pace that does not wait for answers.
 
 A process of its own, so that it takes nothing from the other clients. It prints, as JSON, how many
-requests were sent and, for each status (0: no answer), how many had it and how long they took.
+requests were sent, when the last one was and, for each status (0: no answer), how many had it and
+how long they took.
 """
 
 import asyncio
@@ -42,14 +43,15 @@ async def flood(address: str, path: str, rate: int, seconds: int) -> dict:
         task.add_done_callback(tasks.discard)
         if time.monotonic() - began > seconds:
             break
-    sent, lasted = number + 1, time.monotonic() - began
+    sent, last = number + 1, time.monotonic()
     await asyncio.gather(*tasks)
     statuses = {}
     for status, took in answers:
         statuses.setdefault(status, []).append(took)
     return {
         "sent": sent,
-        "per_second": sent / lasted,
+        "per_second": sent / (last - began),
+        "last": last,  # by a clock that all processes of a machine share
         "statuses": {
             status: {
                 "number": len(times),

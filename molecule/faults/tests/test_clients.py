@@ -46,7 +46,7 @@ def test_slow_clients_by_the_hundred_disturb_nobody(host, server, fault):
         seen.ends()
     assert alive > 500  # they were there indeed
     assert seen.failed == []
-    assert seen.slow == []
+    assert len(seen.slow) <= len(seen.answers) // 100
 
 
 def test_ten_times_the_load_is_refused_quickly_and_over_in_five_seconds(
@@ -60,8 +60,8 @@ def test_ten_times_the_load_is_refused_quickly_and_over_in_five_seconds(
         path = f"/slow/{WAIT_MILLISECONDS}"
         flood = [sys.executable, FLOOD, server.address, path, str(TIMES * carried), str(SECONDS)]
         done = subprocess.run(flood, capture_output=True, text=True, timeout=SECONDS + 80)
-        seen.ends()
         told = json.loads(done.stdout)
+        seen.over = told["last"]
         print(done.stdout)
     accepted, refused = told["statuses"].pop("200"), told["statuses"].pop("503")
     assert told["statuses"] == {}  # nothing but these two
@@ -69,6 +69,6 @@ def test_ten_times_the_load_is_refused_quickly_and_over_in_five_seconds(
     assert accepted["number"] > 0.7 * carried * SECONDS
     assert refused["median"] < 0.1
     assert refused["p99"] < 2  # the asking shares its processors with the answering
-    assert accepted["longest"] < 10
+    assert accepted["longest"] < 5  # 128 in the queue, 50 answers in a second
     assert {answer.status for answer in seen.failed} <= {503}
     assert seen.seconds < 5

@@ -15,13 +15,15 @@ while time.monotonic() < end:
         time.sleep(0.01)
 print(len(taken))
 """
+BEGUN = "SELECT pg_postmaster_start_time()"
 
 
 def test_a_restart_is_over_in_five_seconds(host, server, fault):
-    main, workers = server.master(), server.workers()
+    main, workers, begun = server.master(), server.workers(), server.sql(BEGUN)
     with fault("PostgreSQL is restarted") as seen:
         seen.begins()
         server.must("systemctl restart postgresql")
+    assert server.sql(BEGUN) != begun
     assert seen.seconds < 5
     assert {answer.status for answer in seen.failed} <= {503}
     assert (server.master(), server.workers()) == (main, workers)
@@ -31,14 +33,13 @@ def test_thirty_seconds_without_it_are_quick_refusals(host, server, fault, site)
     main, workers = server.master(), server.workers()
     with fault("PostgreSQL is stopped for 30 s") as seen:
         seen.begins()
-        server.must("systemctl stop postgresql")
+        server.must("systemctl stop postgresql@15-main")
         stopped = time.monotonic()
-        time.sleep(1)
         assert site.ask("/health/ready").status == 503
         assert site.ask("/health/live").status == 200
         time.sleep(max(0, stopped + 30 - time.monotonic()))
         assert site.ask("/health/ready").status == 503
-        server.must("systemctl start postgresql")
+        server.must("systemctl start postgresql@15-main")
         seen.ends()
     assert {answer.status for answer in seen.failed} == {503}
     assert max(answer.seconds for answer in seen.failed) < 2
@@ -48,11 +49,12 @@ def test_thirty_seconds_without_it_are_quick_refusals(host, server, fault, site)
 
 
 def test_a_killed_server_recovers_and_has_all_that_it_acknowledged(host, server, fault):
-    main = server.master()
+    main, begun = server.master(), server.sql(BEGUN)
     with fault("PostgreSQL is killed (`kill -9`)") as seen:
         pid = server.must("head --lines=1 /var/lib/postgresql/15/main/postmaster.pid")
         seen.begins()
         server.must(f"kill -KILL {pid}")
+    assert server.sql(BEGUN) != begun
     assert seen.seconds < 10
     assert {answer.status for answer in seen.failed} <= {503}
     assert server.master() == main
@@ -77,3 +79,18 @@ def test_no_connection_left_is_said_and_over_when_there_is_one(host, server, fau
     assert {answer.status for answer in seen.failed} == {503}
     assert max(answer.seconds for answer in seen.failed) < 2
     assert seen.seconds < 5
+
+
+def test_a_setting_that_needs_no_restart_gets_none(host, server, fault, playbook):
+    begun, before = server.sql(BEGUN), server.sql("SHOW work_mem")
+    with fault("a setting of PostgreSQL is changed by `site.yml`") as seen:
+        seen.begins()
+        done = playbook("--tags", "postgresql", "--extra-vars", "postgresql_work_mem_mib=3")
+        changed = server.sql("SHOW work_mem")
+        back = playbook("--tags", "postgresql")
+        seen.ends()
+    assert (done.returncode, back.returncode) == (0, 0), done.stdout + back.stdout
+    assert changed == "3MB" != before
+    assert server.sql("SHOW work_mem") == before
+    assert server.sql(BEGUN) == begun
+    assert seen.failed == []

@@ -1,5 +1,6 @@
 """./ops report: one page of HTML, opened in a real browser, with the numbers of the real host."""
 
+import html
 import json
 import re
 import time
@@ -121,12 +122,24 @@ def test_the_report_says_where_it_is_and_has_what_the_status_has(run_ops, tmp_pa
     done = run_ops("report", "--output", str(path))
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"The report is written: {path}\n" in done.stdout
-    said = re.sub(r"<[^>]+>", "", path.read_text())
+    said = html.unescape(re.sub(r"<[^>]+>", "", path.read_text()))
     lines = [*before, *run_ops("status").stdout.splitlines()]  # meanwhile a disk may fill by 1 %
-    for name in ("release", "disk", "certificate", "updates", "backup"):
-        told = [line[15:] for line in lines if line.startswith(f"  {name} ")]
-        texts = {re.split(r", \d+ (?:s|min|MiB)\b|, up ", one)[0] for one in told}
+
+    def told(name: str) -> list[str]:
+        return [line[15:] for line in lines if line.startswith(f"  {name} ")]
+
+    for name in ("release", "disk", "certificate", "updates", "backup", "alerts"):
+        texts = {re.split(r", \d+ (?:s|min|MiB)\b|, up ", one)[0] for one in told(name)}
         assert any(text in said for text in texts), name
+    workers = {re.match(r"(\d+) of (\d+) alive", one).groups() for one in told("workers")}
+    assert any(f"Workers{alive}/{promised}alive" in said for alive, promised in workers), workers
+    # How many connections there are changes by the second; how many there may be, and to which
+    # databases, does not.
+    (allowed,) = {re.search(r"of \d+ connections", one)[0] for one in told("database")}
+    assert allowed in said
+    names = {name for one in told("database") for name in re.findall(r"; (\w+): ", one)}
+    assert names == {"blog", "shop"}
+    assert all(f"; {name}: " in said for name in names)
 
 
 def test_a_day_is_counted_as_the_logs_have_it_also_when_they_are_rotated(host, report, traffic):

@@ -30,9 +30,13 @@ def curl(outside, address, name):
 
 @pytest.fixture(autouse=True)
 def nobody_is_banned(host):
-    """Let everybody in, before a test and after it; the count of former bans is forgotten too."""
+    """Let everybody in, before a test and after it; the count of former bans is forgotten too.
+
+    And so is what fail2ban has not read yet, for the next test: `refused.log` is appended to.
+    """
     host.check_output("fail2ban-client unban --all")
     yield
+    host.check_output("truncate --size=0 /var/log/nginx/refused.log")
     host.check_output("fail2ban-client unban --all")
 
 

@@ -11,6 +11,7 @@ import time
 from urllib.parse import urlsplit
 
 import pytest
+from runs import changed
 
 testinfra_hosts = ["ansible://proxy"]
 
@@ -221,11 +222,11 @@ def test_without_dns_the_first_run_succeeds_and_names_the_wrong_address(
     lead_astray()
     said = apply()
     assert f"{name} has no address in DNS" in said
-    assert re.search(r"changed=0 +unreachable=0 +failed=0", said)
+    assert changed(said) == 0
 
     lead_astray(to=address)
     said = apply(tags="tls")
-    assert re.search(r"changed=1 +unreachable=0 +failed=0", said)
+    assert changed(said) == 1
     assert "Pebble" in served()
     assert curl(f"https://{name}/health/ready").returncode == 0
 
@@ -390,14 +391,14 @@ def test_what_the_ca_refuses_is_told_with_its_reason(apply, outside, served, nam
 def test_the_second_run_is_silent_and_does_not_start_certbot(host, apply):
     log = "/var/log/letsencrypt/letsencrypt.log"
     before = host.file(log).mtime
-    assert re.search(r"changed=0 +unreachable=0 +failed=0", apply())
+    assert changed(apply()) == 0
     assert host.file(log).mtime == before
 
 
 @pytest.mark.usefixtures("put_back")
 def test_a_run_that_was_killed_before_the_reload_is_finished(host, apply):
     host.check_output("touch /var/lib/slipway/certificates")
-    assert re.search(r"changed=1 +unreachable=0 +failed=0", apply())
+    assert changed(apply()) == 1
     assert not host.file("/var/lib/slipway/certificates").exists
 
 
@@ -407,7 +408,7 @@ def test_a_self_signed_certificate_serves_where_it_is_wanted(apply, served, curl
     issuer = re.search(r"issuer=(.+)", served())[1]
     assert issuer.replace(" ", "") == f"CN={name}"
     assert curl(f"https://{name}/health/ready", "--insecure").returncode == 0
-    assert re.search(r"changed=0 +unreachable=0 +failed=0", apply(tls_mode="selfsigned"))
+    assert changed(apply(tls_mode="selfsigned")) == 0
 
 
 @pytest.fixture
@@ -462,7 +463,7 @@ def test_a_certificate_of_ones_own_serves_with_the_word_of_its_responder(
     assert "OCSP Response Status: successful" in seen
     key = host.file(host.check_output("realpath /etc/slipway/tls/webapp/privkey.pem"))
     assert (key.user, key.mode) == ("root", 0o600)
-    assert re.search(r"changed=0 +unreachable=0 +failed=0", apply(**mine))
+    assert changed(apply(**mine)) == 0
 
 
 def test_a_certificate_with_the_key_of_another_is_refused(playbook, company, served, tmp_path):
