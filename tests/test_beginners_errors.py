@@ -1,5 +1,7 @@
 """What beginners read first is quoted on the pages as the tools say it today."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +28,24 @@ def test_a_page_quotes_what_the_tool_says(command, message):
     assert done.returncode != 0
     assert message in done.stderr
     assert message in (DOCS / "troubleshooting.md").read_text()
+
+
+def test_a_build_of_psycopg2_without_pg_config_says_what_the_pages_quote(tmp_path):
+    (version,) = re.findall(
+        r"^psycopg2-binary==(\S+)", (ROOT / "app/requirements.txt").read_text(), re.MULTILINE
+    )
+    # pip asks psycopg2's setup.py what it is, and that asks pg_config; nothing is in its PATH.
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary=psycopg2"]
+    done = subprocess.run(
+        [*command, f"--dest={tmp_path}", f"psycopg2=={version}"],
+        env=os.environ | {"PATH": "/nowhere"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode != 0
+    said = " ".join((done.stdout + done.stderr).split())
+    assert "Error: pg_config executable not found." in said
+    assert "install the PyPI 'psycopg2-binary' package instead" in said
+    for page in ("troubleshooting.md", "vi/README.md", "vi/gunicorn-psycopg2.md"):
+        assert "pg_config executable not found" in (DOCS / page).read_text()
 
 
 def classics() -> list[str]:
@@ -57,7 +77,7 @@ def classics() -> list[str]:
         ),
     ],
 )
-def test_what_a_compiler_or_a_container_says_has_its_way_out(message, ways_out):
+def test_what_a_page_quotes_has_its_way_out(message, ways_out):
     (paragraph,) = [text for text in classics() if f"**{message}" in text]
     _, _, after = paragraph.partition(message)
     assert [one for one in ways_out if one not in after] == []

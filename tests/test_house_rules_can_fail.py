@@ -198,6 +198,19 @@ BROKEN = {
         (PAGE, "it removes all that", "see tests/test_gone.py, that", "is no reason"),
         (PAGE, "by: molecule/tests/test_web", "by: molecule/tests/test_gone", "does not exist"),
         (PAGE, "host service web", "host service --restart web", "the words --restart"),
+        (
+            TEST,
+            'service("web").is_running',
+            'file("x").exists  # service web',
+            "words service, web",
+        ),
+        (
+            TEST,
+            'assert host.service("web")',
+            '"""service web"""\n    assert host.x',
+            "words service",
+        ),
+        (TEST, 'assert host.service("web")', "assert 'docs/running.md', host.x", "words service"),
         (PAGE, ", on the server", ", at noon", "is not how a block can be run"),
         (PAGE, "executed by: molecule/docs", "not executed: for no good reason", "block above"),
         (PAGE, "# Running", "# Running\n\n```\nsudo reboot\n```", "without a language"),
@@ -265,6 +278,30 @@ def test_a_broken_tree_offends_the_rule(rule, name, old, new, said, tree):
     path.write_text(text.replace(old, new, 1))
 
     assert any(said in offence.wrong for offence in rule(tree))
+
+
+READS_THE_PAGE = """\
+PAGE = ROOT / "docs/running.md"
+
+
+def test_the_steps_are_done(host):
+    assert below("Running", PAGE.read_text())
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_wrong"),
+    [
+        ("", "", False),
+        (".read_text()", ".name", True),  # it names the page, and reads nothing
+        ("docs/running.md", "docs/other.md", True),
+        ('"Running"', '"Walking"', True),  # it reads other commands
+    ],
+)
+def test_a_test_has_the_words_of_a_block_that_it_reads(tree, old, new, is_wrong):
+    (tree / TEST).write_text(READS_THE_PAGE.replace(old, new))
+    (rule,) = [rule for rule in RULES if rule.__name__ == "commands_are_executed_or_say_why_not"]
+    assert bool(list(rule(tree))) == is_wrong
 
 
 def test_a_report_says_where_and_how_to_fix_it(tree):

@@ -1,6 +1,8 @@
 """The benchmark of servers: what it counts, and what it makes of its figures."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,7 @@ import serve
 import serve_page
 from serve_page import Cell, Figures, Sample, Shape
 
+ROOT = Path(__file__).parents[1]
 COST = {"app": 1.0, "PostgreSQL": 0.5, "nginx": 0.5}
 SELECT = Cell("select", 64)
 
@@ -104,6 +107,44 @@ def test_a_difference_that_not_every_round_shows_is_called_none():
     assert serve_page.compared([1.1, 1.2]) == "1.10 to 1.20 times"
 
 
+def test_a_difference_that_rounds_of_the_same_settings_also_have_is_called_noise():
+    assert serve_page.compared([1.1, 1.2], alike=0.8) == "1.10 to 1.20 times, within the noise"
+    assert serve_page.compared([0.7, 0.9], alike=0.8) == "0.70 to 0.90 times, within the noise"
+    assert serve_page.compared([1.3, 1.4], alike=0.8) == "1.30 to 1.40 times"
+    assert serve_page.compared([0.9, 1.2], alike=0.8).endswith("no difference seen")
+
+
+def test_noise_is_the_lowest_round_beside_the_highest_of_the_same_settings():
+    made = Figures(serve.OURS, [], serve.CORES, 3)
+    for one, two in ((1100, 1000), (1200, 900), (1300, 1040)):
+        made.add("ours", *SELECT, sample(one))
+        made.add(str(serve.OURS), *SELECT, sample(two))
+    assert made.alike(SELECT) == pytest.approx(900 / 1300)
+
+
+def test_the_knee_and_the_shapes_say_what_is_noise():
+    best = str(Shape(serve.CORES, 2))
+    seen = figures(**{best: 3600})  # the default answers 83 % of that
+    assert "answer 83% of it." in serve_page.workers_text(seen)
+    assert "ours 83%;" in serve_page.shapes_text(seen)
+    assert "answer 83% of that |" in serve_page.claims_table(seen)
+    hidden = figures(**{best: 3600, "ours": 2400})  # the same settings, and 80 %
+    assert "answer 83% of it, within the noise." in serve_page.workers_text(hidden)
+    assert "ours 83%, within the noise;" in serve_page.shapes_text(hidden)
+    assert "answer 83% of that, within the noise |" in serve_page.claims_table(hidden)
+    assert "one has this share of the highest" in serve_page.noise_text(hidden)
+    assert "SELECT and 64 80%" in serve_page.noise_text(hidden)
+
+
+def test_a_setting_whose_rate_is_noise_is_not_listed():
+    assert "outside the noise: no pool (`NullPool`)." in serve_page.knobs_text(
+        figures(**{"no pool": 2000})
+    )
+    assert "outside the noise: none of them." in serve_page.knobs_text(
+        figures(**{"no pool": 2000, "ours": 2000})
+    )
+
+
 @pytest.mark.parametrize("quick", [True, False])
 def test_the_page_answers_every_claim(quick):
     text = serve_page.section(figures(quick), "a machine")
@@ -111,6 +152,20 @@ def test_the_page_answers_every_claim(quick):
         assert claim in text
     assert "nan" not in text
     assert max(map(len, prose(text))) <= 100
+
+
+def test_the_page_in_vietnamese_has_the_figures_and_the_date_of_the_page():
+    page = (ROOT / "docs/benchmarks.md").read_text().partition("<!-- serve:begin -->")[2]
+    said = (ROOT / "docs/vi/gunicorn-psycopg2.md").read_text()
+    _, _, part = said.partition("**Nhanh bao nhiêu?**")
+    rows = [line for line in part.partition("\n\n**")[0].splitlines() if line.startswith("|")]
+    figures_there = [number for row in rows[2:] for number in re.findall(r"\b\d{2,}\b", row)]
+    assert len(figures_there) == 9
+    _, _, claims = page.partition("| claim | measured |")
+    claims = claims.partition("\n\n")[0]
+    assert [one for one in figures_there if not re.search(rf"\b{one}\b", claims)] == []
+    (date,) = re.findall(r"\d{4}-\d\d-\d\d", part.partition("\n\n**")[0])
+    assert date in page.partition("###")[0]
 
 
 def prose(text):

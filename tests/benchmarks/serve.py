@@ -39,6 +39,8 @@ from serve_page import (
     LONG_SECONDS,
     PICTURES,
     SECONDS,
+    SELECT_8,
+    SELECT_64,
     Cell,
     Figures,
     Sample,
@@ -86,7 +88,6 @@ def release(shape: Shape, cells: list[Cell], cores: str = "", **more) -> Server:
     return Server({"kind": "release", "settings": settings, **more}, cells, cores)
 
 
-SELECT_64, SELECT_8 = Cell("select", 64), Cell("select", 8)
 SLEEPS = [Cell("sleep", 8), Cell("sleep", 64)]
 KEY_CELLS = [SELECT_8, SELECT_64, Cell("insert", 8), *SLEEPS]
 KEY_SHAPES = [

@@ -41,6 +41,9 @@ class Cell(NamedTuple):
         return f"{self.endpoint}, {self.clients} clients"
 
 
+SELECT_8, SELECT_64 = Cell("select", 8), Cell("select", 64)
+
+
 class Shape(NamedTuple):
     """How many workers of how many threads; a worker of one thread is a sync one, else ours."""
 
@@ -136,6 +139,15 @@ class Figures:
         """Return how far two servers with the same settings were apart, at most: ours, twice."""
         return max(abs(ratio - 1) for ratio in self.ratios("ours", str(self.ours), cell, of))
 
+    def alike(self, cell: Cell) -> float:
+        """Return which share of a round's rate another round had at least, of the same settings.
+
+        Ours was measured twice, as the unit and as all others are. Rates of two servers that are as
+        near to each other as any two rounds of those do not differ by what was seen.
+        """
+        one, two = self.get("ours", cell), self.get(str(self.ours), cell)
+        return min(nearness(a, b) for a in one for b in two)
+
     def warm(self, name: str) -> float:
         """Return what a server takes in memory after its loads, in MiB."""
         last = list(self.samples[name].values())[-1]
@@ -177,10 +189,23 @@ def times(ratio: float) -> str:
     return f"{ratio:.2f}"
 
 
-def compared(ratios: list[float]) -> str:
-    """Write what a comparison within each round has shown."""
+def nearness(one: float, two: float) -> float:
+    """Return which share of the higher figure the lower one is."""
+    low, high = sorted(max(figure, 0.1) for figure in (one, two))
+    return low / high
+
+
+def noted(said: str, ratio: float, alike: float) -> str:
+    """Add to a ratio that it says nothing, where rounds of the same settings were as far apart."""
+    return f"{said}, within the noise" if ratio != 1 and nearness(ratio, 1) >= alike else said
+
+
+def compared(ratios: list[float], alike: float = 1) -> str:
+    """Write what a comparison within each round has shown; `alike`: see `Figures.alike`."""
     said = f"{times(min(ratios))} to {times(max(ratios))} times"
-    return f"{said}: no difference seen" if min(ratios) <= 1 <= max(ratios) else said
+    if min(ratios) <= 1 <= max(ratios):
+        return f"{said}: no difference seen"
+    return noted(said, median(ratios), alike)
 
 
 def failures(samples: list[Sample]) -> str:
@@ -234,7 +259,7 @@ def claims_table(figures: Figures) -> str:
         )
         return f"{live}/s without a database, {select} with a SELECT, {insert} with an INSERT"
 
-    select = Cell("select", 8)
+    select = SELECT_8
     factor = figures.ratio("tutorial", "dev", select)
     binary, source = ([run["rate"] for run in figures.loops[f"loop {kind}"]]
                       for kind in ("binary", "source"))  # fmt: skip
@@ -265,12 +290,14 @@ def claims_table(figures: Figures) -> str:
         [
             "psycopg2-binary is slightly slower than psycopg2, not worth mentioning",
             f"{median(binary):.0f} queries/s of one process against {median(source):.0f} from "
-            f"source, by round {compared(loops)}; whole requests, by round: {compared(requests)}",
+            f"source, by round {compared(loops)}; whole requests, by round: "
+            f"{compared(requests, figures.alike(select))}",
         ],
         [
             "workers = 2 x cores + 1",
             f"with {figures.cores} cores, a SELECT and 64 clients {best} workers answer most; "
-            f"{2 * figures.cores + 1} answer {share:.0%} of that",
+            f"{2 * figures.cores + 1} answer "
+            f"{noted(f'{share:.0%} of that', share, figures.alike(SELECT_64))}",
         ],
     ]
     return table(["claim", "measured"], rows).replace("| ---: |", "| --- |")
@@ -299,7 +326,7 @@ def sweep(figures: Figures, cores: int) -> dict[int, str]:
 
 def knee(figures: Figures, cores: int) -> tuple[int, float]:
     """Return which number of workers answers most, and which share of that 2n+1 has."""
-    cell, names = Cell("select", 64), sweep(figures, cores)
+    cell, names = SELECT_64, sweep(figures, cores)
     best = max(names, key=lambda workers: median(figures.get(names[workers], cell)))
     return best, figures.ratio(names[2 * cores + 1], names[best], cell)
 
@@ -311,7 +338,7 @@ def swept_cores(figures: Figures) -> list[int]:
 
 def workers_table(figures: Figures, cores: int) -> str:
     """Write what each number of workers answers on so many cores."""
-    cell, rows = Cell("select", 64), []
+    cell, rows = SELECT_64, []
     for workers, name in sweep(figures, cores).items():
         samples = figures.samples[name][cell]
         title = f"{workers} = 2n+1" if workers == 2 * cores + 1 else str(workers)
@@ -325,12 +352,12 @@ def workers_text(figures: Figures) -> str:
     parts = []
     for cores in swept_cores(figures):
         best, share = knee(figures, cores)
-        cell, names = Cell("select", 64), sweep(figures, cores)
+        cell, names = SELECT_64, sweep(figures, cores)
         near = next(w for w in names if figures.ratio(names[w], names[best], cell) >= NEAR)
         parts.append(
             f"On {cores} core{'s' if cores > 1 else ''} {near} worker{'s' if near > 1 else ''} "
             f"reach {NEAR:.0%} of the most, which {best} have; 2n+1 = {2 * cores + 1} answer "
-            f"{share:.0%} of it."
+            f"{noted(f'{share:.0%} of it', share, figures.alike(cell))}."
         )
     return " ".join(parts)
 
@@ -338,8 +365,8 @@ def workers_text(figures: Figures) -> str:
 def shapes_table(figures: Figures) -> str:
     """Write what sync and gthread make of some loads, in requests/s."""
     cells = {
-        "SELECT, 8 clients": Cell("select", 8),
-        "SELECT, 64": Cell("select", 64),
+        "SELECT, 8 clients": SELECT_8,
+        "SELECT, 64": SELECT_64,
         "INSERT, 8": Cell("insert", 8),
         "200 ms, 64": Cell("sleep", 64),
     }
@@ -350,8 +377,8 @@ def shapes_table(figures: Figures) -> str:
             continue
         title = f"**{name}**" if shape == figures.ours else name
         row = [title, *(spread(figures.get(name, cell), 0) for cell in cells.values())]
-        row.append(spread([sample.p99 for sample in figures.samples[name][Cell("select", 64)]], 0))
-        row.append(number(median(figures.get(name, Cell("select", 8), "cost"))))
+        row.append(spread([sample.p99 for sample in figures.samples[name][SELECT_64]], 0))
+        row.append(number(median(figures.get(name, SELECT_8, "cost"))))
         rows.append([*row, number(figures.warm(name))])
     head = ["workers x threads", *cells, "p99, SELECT, 64, ms", "CPU, SELECT, 8, µs"]
     return table([*head, "memory, MiB"], rows)
@@ -362,29 +389,30 @@ def shapes_text(figures: Figures) -> str:
     ours, parts = str(figures.ours), []
     tried = [str(shape) for shape in figures.key_shapes if str(shape) in figures.samples]
     for title, cell in {
-        "SELECT and 8 clients": Cell("select", 8),
-        "SELECT and 64": Cell("select", 64),
+        "SELECT and 8 clients": SELECT_8,
+        "SELECT and 64": SELECT_64,
         "INSERT and 8": Cell("insert", 8),
         "200 ms of waiting and 64": Cell("sleep", 64),
     }.items():
         best = max(tried, key=lambda name: median(figures.get(name, cell)))
         share = figures.ratio(ours, best, cell)
-        parts.append(f"{title}: {best}, ours {share:.0%}")
+        parts.append(f"{title}: {best}, ours {noted(f'{share:.0%}', share, figures.alike(cell))}")
     return f"The best of them, and what ours ({ours}) answers beside it: {'; '.join(parts)}."
 
 
 def even_text(figures: Figures) -> str:
     """Say what it brings that a worker whose threads are busy leaves new connections to others."""
     few, many = Cell("sleep", 8), Cell("sleep", 64)
-    plain, ours = "gthread", str(figures.ours)
+    plain, ours, select = "gthread", str(figures.ours), SELECT_64
+    more = figures.ratio(ours, plain, select)
     return (
         f"With gthread as it comes, 8 clients of pages that wait for 200 ms get "
         f"{spread(figures.get(plain, few), 0)} requests/s, with our worker "
         f"{spread(figures.get(ours, few), 0)}; `flask run`, with a thread for each, "
         f"{spread(figures.get('dev', few), 0)}. 64 clients: "
         f"{spread(figures.get(plain, many), 0)} and {spread(figures.get(ours, many), 0)}; "
-        f"64 clients of a SELECT: {figures.ratio(ours, plain, Cell('select', 64)):.2f} times as "
-        "many."
+        "64 clients of a SELECT: "
+        f"{noted(f'{times(more)} times as many', more, figures.alike(select))}."
     )
 
 
@@ -408,10 +436,10 @@ def knobs_table(figures: Figures) -> str:
     rows = []
     for name, title in titles.items():
         row = [title]
-        for cell in (Cell("select", 8), Cell("select", 64)):
+        for cell in (SELECT_8, SELECT_64):
             row.append(spread(figures.get(name, cell), 0))
             row.append(times(figures.ratio(name, ours, cell)))
-        row.append(times(figures.ratio(name, ours, Cell("select", 8), "cost")))
+        row.append(times(figures.ratio(name, ours, SELECT_8, "cost")))
         row += [number(median(figures.cold[name])), number(figures.warm(name))]
         row.append(f"{median(figures.ready[name]):.1f}")
         rows.append(row)
@@ -421,7 +449,7 @@ def knobs_table(figures: Figures) -> str:
 
 def knobs_text(figures: Figures) -> str:
     """Say what matters: what costs more or less in every round than two of the same differ."""
-    ours, cell = str(figures.ours), Cell("select", 8)
+    ours, cell = str(figures.ours), SELECT_8
     noise = figures.noise(cell, "cost")
     cost = {name: figures.ratios(name, ours, cell, "cost") for name in KNOBS}
     more = {name: median(found) for name, found in cost.items() if min(found) > 1 + noise}
@@ -429,6 +457,12 @@ def knobs_text(figures: Figures) -> str:
     memory = {name: figures.warm(name) / figures.warm(ours) for name in KNOBS}
 
     moved = {name: ratio for name, ratio in memory.items() if abs(ratio - 1) > 0.1}
+    loads = (cell, SELECT_64)
+    seen = [
+        shown
+        for name, shown in KNOBS.items()
+        if any(nearness(figures.ratio(name, ours, on), 1) < figures.alike(on) for on in loads)
+    ]
 
     def listed(ratios: dict[str, float]) -> str:
         return ", ".join(f"{KNOBS[name]} ({r:.2f})" for name, r in ratios.items()) or "none of them"
@@ -436,8 +470,9 @@ def knobs_text(figures: Figures) -> str:
     return (
         "Two servers with our settings were measured, as a unit and as all others are; their "
         f"processor time for a request differs by up to {noise:.0%}, so less than that says "
-        f"nothing. More in every round: {listed(more)}. Less: {listed(less)}. Memory is steady; "
-        f"what moves it by more than a tenth: {listed(moved)}."
+        f"nothing. More in every round: {listed(more)}. Less: {listed(less)}. Requests/s outside "
+        f"the noise: {', '.join(seen) or 'none of them'}. Memory is steady; what moves it by more "
+        f"than a tenth: {listed(moved)}."
     )
 
 
@@ -454,10 +489,10 @@ def limits_table(figures: Figures) -> str:
         ["psycopg2 in a loop, one process, the socket", loops["loop binary"]],
         ["the same with psycopg2 from source", loops["loop source"]],
         ["the same over TCP, which is TLS", loops["loop tcp"]],
-        ["ours: a request with one SELECT, 8 clients", figures.get(ours, Cell("select", 8))],
-        ["ours: the same, 64 clients", figures.get(ours, Cell("select", 64))],
+        ["ours: a request with one SELECT, 8 clients", figures.get(ours, SELECT_8)],
+        ["ours: the same, 64 clients", figures.get(ours, SELECT_64)],
     ]
-    select = median(figures.get(ours, Cell("select", 64)))
+    select = median(figures.get(ours, SELECT_64))
     return table(
         ["", "a second", "our SELECT, 64 clients, of that"],
         [[title, spread(rates, 0), f"{select / median(rates):.0%}"] for title, rates in rows],
@@ -466,7 +501,7 @@ def limits_table(figures: Figures) -> str:
 
 def limits_text(figures: Figures) -> str:
     """Say which part the time goes to."""
-    samples = figures.samples[str(figures.ours)][Cell("select", 64)]
+    samples = figures.samples[str(figures.ours)][SELECT_64]
     parts = {
         part: median(sample.cpu[part] / sample.requests * 1e6 for sample in samples)
         for part in samples[0].cpu
@@ -516,13 +551,14 @@ def section(figures: Figures, machine: str) -> str:
 One Debian 12 container made by `site.yml`; `wrk` loads it from inside, on the same {cores} cores,
 which costs every server alike. Servers take turns, in {figures.rounds} rounds; each is started,
 warmed up, loaded for {SECONDS} s ({LONG_SECONDS} s where many wait) and stopped. Figures are the
-median [minimum-maximum] of the rounds, and ratios the median of each round's own ratio. A request
-has failed if its answer was not 2xx, or if none came. CPU is the processor time of application,
-PostgreSQL and nginx together; memory that of the application's processes, in which what they share
-is counted once (PSS). `> {SECONDS * 500:.0f}` and `> {LONG_SECONDS * 500:.0f}`, half of a load's
-time, stand where clients wait too long to see an answer. All servers have the same code, virtualenv
-and database, over the Unix socket. `flask run` and the tutorial's gunicorn are asked at their own
-TCP port, with SQLAlchemy's usual pool; ours is the unit that `site.yml` made, through nginx.
+median [minimum-maximum] of the rounds, and ratios the median of each round's own ratio.
+{noise_text(figures)} A request has failed if its answer was not 2xx, or if none came. CPU is the
+processor time of application, PostgreSQL and nginx together; memory that of the application's
+processes, in which what they share is counted once (PSS). `> {SECONDS * 500:.0f}` and
+`> {LONG_SECONDS * 500:.0f}`, half of a load's time, stand where clients wait too long to see an
+answer. All servers have the same code, virtualenv and database, over the Unix socket. `flask run`
+and the tutorial's gunicorn are asked at their own TCP port, with SQLAlchemy's usual pool; ours is
+the unit that `site.yml` made, through nginx.
 
 ### What beginners read, and what is so
 
@@ -588,6 +624,21 @@ def wrapped(text: str) -> str:
     )
 
 
+def noise_text(figures: Figures) -> str:
+    """Say below which difference two servers are called alike."""
+    loads = {
+        "SELECT and 8 clients": SELECT_8,
+        "SELECT and 64": SELECT_64,
+        "INSERT and 8": Cell("insert", 8),
+    }
+    shares = ", ".join(f"{title} {figures.alike(cell):.0%}" for title, cell in loads.items())
+    return (
+        f"Our settings were measured twice, as `ours` and as `{figures.ours}`: the lowest round of "
+        f"one has this share of the highest of the other: {shares}. Servers that are no further "
+        "apart are within the noise."
+    )
+
+
 def servers_text(figures: Figures) -> str:
     """Say how the three compare."""
     sentences = []
@@ -648,7 +699,7 @@ def pictures(figures: Figures) -> dict[str, dict]:
             "title": f"{cores} core{'s' if cores > 1 else ''}",
             "formula": 2 * cores + 1,
             "line": line(
-                (workers, figures.get(name, Cell("select", 64)))
+                (workers, figures.get(name, SELECT_64))
                 for workers, name in sweep(figures, cores).items()
             ),
         }

@@ -1,5 +1,6 @@
 """Pages: a block of commands was run, a knob exists, a message is one that somebody reads."""
 
+import ast
 import re
 import shlex
 from collections.abc import Iterator
@@ -138,11 +139,64 @@ def _wrong_with(root: Path, block: Block, before: Block | None) -> str:
     if where == RUNNER:
         how = block.said.removeprefix(RUNNER)
         return "" if HOW.fullmatch(how) else f"'{how}' is not how a block can be run."
-    test = (root / where).read_text()
-    if block.path.relative_to(root).as_posix() in test:
-        return ""  # it reads its commands on the page
+    if _reads_it_on_the_page(root / where, block, block.path.relative_to(root).as_posix()):
+        return ""
+    test = "\n".join(_code(root / where))
     absent = sorted(word for word in essential_words(block.text) if word not in test)
     return f"{where} does not have the words {', '.join(absent)}." if absent else ""
+
+
+def _code(path: Path) -> list[str]:
+    """Return what a test says and calls: no comments, no docstrings, no names of its own tests."""
+    if path.suffix != ".py":
+        return [line for line in path.read_text().splitlines() if line.strip()[:1] != "#"]
+    found = []
+    tree = ast.parse(path.read_text())
+    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            found.append(node.value)
+        elif isinstance(node, ast.Name):
+            found.append(node.id)
+        elif isinstance(node, ast.Attribute):
+            found.append(node.attr)
+    return found
+
+
+def _reads_it_on_the_page(path: Path, block: Block, page: str) -> bool:
+    """Tell whether a test opens the page, and it or one beside it asks for the block's heading."""
+    if path.suffix != ".py":
+        return False
+    tree = ast.parse(path.read_text())
+
+    def leads_there(node: ast.AST) -> bool:
+        return any(isinstance(one, ast.Constant) and one.value == page for one in ast.walk(node))
+
+    names = {
+        target.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and leads_there(node.value)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    read = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr == "read_text"
+    ]
+    opens = any(one.id in names if isinstance(one, ast.Name) else leads_there(one) for one in read)
+    asked = {said for one in files(path.parent, "*.py") for said in _code(one)} if opens else set()
+    return _heading_above(block) in asked
+
+
+def _heading_above(block: Block) -> str:
+    """Return the heading that a block stands below."""
+    heading, fenced = "", False
+    for line in block.path.read_text().splitlines()[: block.line - 1]:
+        fenced ^= line.lstrip().startswith("```")
+        if not fenced and (found := re.match(r"#+ (.+)", line)):
+            heading = found[1]
+    return heading
 
 
 @rule
