@@ -7,6 +7,7 @@ import pytest
 from plugins import load
 
 load("base/module_utils/host_look.py", "ansible.module_utils.host_look")
+load("base/module_utils/health_gate.py", "ansible.module_utils.health_gate")
 host_status = load("status/library/host_status.py")
 tell_status = load("status/action_plugins/tell_status.py")
 NOW = 1_795_390_000.0
@@ -85,8 +86,8 @@ def test_a_duration_is_told_in_its_largest_unit(seconds, text):
 def application(**changes) -> dict:
     """Return an application as the module describes it."""
     return {
-        "app": "shop", "release": "R", "serves": True, "workers": {"alive": 5, "promised": 5},
-        **changes,
+        "app": "shop", "release": "R", "serves": True, "healthy": True,
+        "workers": {"alive": 5, "promised": 5}, **changes,
     }  # fmt: skip
 
 
@@ -96,7 +97,8 @@ def application(**changes) -> dict:
         ({}, ""),
         ({"workers": {"alive": 6, "promised": 5}}, ""),
         ({"workers": {"alive": 4, "promised": 5}}, "has 4 of 5 workers"),
-        ({"serves": False}, "is down"),
+        ({"serves": False, "healthy": False}, "is down"),
+        ({"healthy": False}, "does not pass its health check"),
         ({"release": ""}, "has no release yet"),
     ],
 )

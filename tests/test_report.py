@@ -190,7 +190,8 @@ def host(**changes) -> dict:
     asked = {"window_seconds": 300, "count": 300, "per_second": 1.0, "p50_ms": 7, "p99_ms": 1234,
              "answers_5xx": 0}  # fmt: skip
     app = {"app": "shop", "release": "20261122T232742Z-414c4a6", "revision": "b052ef0",
-           "version": "", "since": "2026-11-22T23:27:46Z", "serves": True, "restarts": 0,
+           "version": "", "since": "2026-11-22T23:27:46Z", "serves": True, "healthy": True,
+           "restarts": 0,
            "requests": asked, "workers": {"alive": 5, "promised": 5}, "maintenance": False,
            "releasing": ""}  # fmt: skip
     machine = {"uptime_seconds": 9000, "load": 0.5, "processors": 2, "certificates": [],
@@ -303,6 +304,13 @@ def test_a_person_reads_every_figure_of_a_machine_that_is_well():
             {
                 "release": "20261122T232742Z-414c4a6 (b052ef0) since 2026-11-22T23:27:46Z, 4 min"
                 ": IT IS DOWN"
+            },
+        ),
+        (
+            {"healthy": False},
+            {
+                "release": "20261122T232742Z-414c4a6 (b052ef0) since 2026-11-22T23:27:46Z, 4 min"
+                ": ITS HEALTH CHECK FAILS"
             },
         ),
         (

@@ -127,6 +127,20 @@ def test_an_application_that_is_down_fails_the_status(host, ops):
     assert status_of(ops, "blog")["serves"]
 
 
+def test_an_application_that_runs_but_refuses_fails_the_status(host, ops):
+    """Without its database it lives, and answers 503."""
+    host.check_output("systemctl stop postgresql@*-main")
+    try:
+        said = ops("-l", "blog", "status", code=2)
+        assert "blog on harbour does not pass its health check" in said
+        assert ": ITS HEALTH CHECK FAILS" in said
+        assert "IT IS DOWN" not in said
+    finally:
+        host.check_output("systemctl start postgresql@17-main")
+        host.check_output("sleep 5")
+    assert status_of(ops, "blog")["healthy"]
+
+
 def test_a_host_that_cannot_be_reached_is_told_by_4(ops):
     assert "UNREACHABLE" in ops("-l", "shop", "status", "--", "-e", "ansible_port=1", code=4)
 

@@ -31,6 +31,8 @@ def wrong(app: dict) -> str:
         return "has no release yet"
     if not app["serves"]:
         return "is down"
+    if not app["healthy"]:
+        return "does not pass its health check"
     alive, promised = app["workers"]["alive"], app["workers"]["promised"]
     return f"has {alive} of {promised} workers" if alive < promised else ""
 
@@ -47,9 +49,11 @@ def app_lines(app: dict) -> list[tuple[str, str]]:
         requests += f", p50 {asked['p50_ms']} ms, p99 {asked['p99_ms']} ms"
     window = duration(asked["window_seconds"])
     requests += f", {asked['answers_5xx']} answers 5xx in the last {window}"
+    trouble = "" if app["healthy"] else ": ITS HEALTH CHECK FAILS"
+    trouble = trouble if app["serves"] else ": IT IS DOWN"
     restarts = f", restarted {app['restarts']} times by systemd" if app["restarts"] else ""
     lines = [
-        ("release", release if app["serves"] else f"{release}: IT IS DOWN"),
+        ("release", f"{release}{trouble}"),
         ("workers", f"{workers['alive']} of {workers['promised']} alive{restarts}"),
         ("requests", requests),
     ]

@@ -10,9 +10,11 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.health_gate import is_healthy
 from ansible.module_utils.host_look import (
     LINE,
     REBOOT_REQUIRED,
@@ -29,6 +31,7 @@ from ansible.module_utils.host_look import (
 BLOCK = 1 << 20
 MOST_BYTES = 256 * BLOCK
 PROPERTIES = "ActiveState,MainPID,NRestarts"
+GATE_SECONDS = 2  # a person waits for it
 # Connections that clients have, those that they may have, and hits of the buffer cache; as JSON.
 DATABASE = """
 SELECT json_build_object(
@@ -217,6 +220,8 @@ def main() -> None:
     known = kept_updates()
     apt = begin(APT) if known is None else None
     psql = begin(PSQL) if options["has_database"] else None
+    gates = ThreadPoolExecutor(max(1, len(apps)))
+    healthy = {app: gates.submit(is_healthy, app, GATE_SECONDS) for app in apps}
 
     records = {app: manifest(app) for app in apps}
     unit_of = {app: f"{app}@{records[app]['release']}.service" for app in apps if records[app]}
@@ -234,6 +239,7 @@ def main() -> None:
                 "version": record.get("version", ""),
                 "since": record.get("switched", ""),
                 "serves": unit.get("ActiveState") == "active",
+                "healthy": healthy[app].result(),
                 "restarts": int(unit.get("NRestarts", 0)),
                 "workers": {
                     "alive": children(unit.get("MainPID", "0")),
