@@ -14,6 +14,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import syslog
 import time
 from pathlib import Path
 
@@ -167,10 +168,18 @@ class Application:
         return {"user": user, "group": group, "extra_groups": [], "cwd": self.cache, **options}
 
     def write_log(self, **facts) -> None:
-        """Add a line to the log of what was released, by whom and how it ended."""
-        self.log.parent.mkdir(mode=0o755, exist_ok=True)
-        with open(os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640), "a") as file:
-            file.write(json.dumps({"time": now(), **facts}) + "\n")
+        """Add a line to the log of what was released, by whom and how it ended.
+
+        For want of space it goes to the journal: what serves is not to fail for its log.
+        """
+        line = json.dumps({"time": now(), **facts})
+        try:
+            self.log.parent.mkdir(mode=0o755, exist_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+            with open(os.open(self.log, flags, 0o640), "a") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            syslog.syslog(syslog.LOG_WARNING, f"{self.log} was not written: {error}. {line}")
 
     # -- its units
 
