@@ -57,7 +57,9 @@ def test_good_inputs_come_back_in_their_type(name, value, resolved):
     [
         ("web_workers", 0, "web_workers is 0."),
         ("web_workers", "65", "Allowed: 1 to 64."),
-        ("web_workers", "many", "Allowed: int."),
+        ("web_workers", "many", "web_workers is 'many'."),
+        ("web_workers", [1, 2], "Allowed: int."),
+        ("web_names", {"a": 1}, "web_names is a dictionary."),
         ("web_cost", 0.4, "Allowed: 0.5 to 2.5."),
         ("web_name", "Abc", "Allowed: what matches ^[a-z]+$."),
         ("web_mode", "slow", "fast"),

@@ -54,6 +54,13 @@ def inner_offence(name: str, values: list | dict, options: dict) -> tuple[str, s
     return "", None
 
 
+def shown(value) -> str:
+    """Return a value as people know it; of a list or a dictionary only what it is."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "a dictionary"
+    return repr(value)
+
+
 def validated(name: str, spec: dict, value) -> tuple[str, object]:
     """Let Ansible check type and choices; return its complaint or "", and the value in its type.
 
@@ -67,7 +74,10 @@ def validated(name: str, spec: dict, value) -> tuple[str, object]:
     except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
         return f"{name} is {value!r}: {error}", None
     if result.error_messages:
-        return result.error_messages[0], None
+        said = result.error_messages[0]
+        if said.startswith(f"argument '{name}' is of type"):  # and then in Python's words
+            return f"{name} is {shown(value)}", None
+        return said, None
     return "", result.validated_parameters[name]
 
 

@@ -39,13 +39,17 @@ class LookupModule(LookupBase):
             self._templar.template(inputs[name])
             for name in ("ssh_port", "ssh_permit_root", "ssh_admin_user")
         )
-        if int(port) == 22 and open_to_root:
+        try:
+            port, admin = int(port), str(admin)
+        except (TypeError, ValueError):
+            return [None]  # so that preflight gets in, and says what is wrong with it
+        if port == 22 and open_to_root:
             return [None]
         # This folder is the run's own, and gone with it.
         name = hashlib.sha256(host.encode()).hexdigest()[:16]
         decided = Path(constants.DEFAULT_LOCAL_TMP, f"way-{name}.json")
         if not decided.exists():
-            lasting = {"port": int(port), "user": admin}
+            lasting = {"port": port, "user": admin}
             way = lasting if self.leads_in(lasting, variables) else FIRST
             new = decided.with_suffix(".new")
             new.write_text(json.dumps(way))
