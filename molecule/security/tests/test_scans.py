@@ -15,12 +15,15 @@ OF_THE_SCAN = {"engine_problem", "secure_renego"}
 
 def test_testssl_finds_nothing_above_low(outside, address, name):
     report = f"/tmp/testssl-{name}.json"  # noqa: S108 (on the host outside)
-    outside(
+    scan = (
         f"rm -f {report}; testssl --quiet --warnings batch --color 0 --ip {address}"
-        f" --add-ca /etc/pebble/root.pem --jsonfile {report} https://{name}/",
-        seconds=280,
+        f" --add-ca /etc/pebble/root.pem --jsonfile {report} https://{name}/"
     )
-    findings = json.loads(outside(f"cat {report}").stdout)
+    for _ in range(2):  # a scan that lost a connection, on a busy machine, has not looked
+        outside(scan, seconds=280)
+        findings = json.loads(outside(f"cat {report}").stdout)
+        if not any("connect problem" in one["finding"] for one in findings):
+            break
     assert {"cert_chain_of_trust", "cipher_order", "heartbleed"} <= {one["id"] for one in findings}
     # WARN is said by checks that could not be made; FATAL ends the scan.
     assert [
