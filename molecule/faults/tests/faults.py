@@ -167,6 +167,15 @@ class Fault:
         """Return those of them that were not 2xx."""
         return [answer for answer in self.answers if not 200 <= answer.status < 300]
 
+    def failed_beyond_a_reload(self) -> list[Answer]:
+        """Return what failed besides kept connections, which a reload of nginx closes.
+
+        A client that asks at that moment has no answer, and asks again (RFC 9112, 9.3.1).
+        """
+        kept = sum(client.keep_alive for client in self.load.clients)
+        closed = [a for a in self.failed if a.body.startswith(b"RemoteDisconnected")]
+        return self.failed if len(closed) > kept else [a for a in self.failed if a not in closed]
+
     @property
     def seconds(self) -> float:
         """Return how long after the end of the cause the last request failed, or waited long."""
