@@ -70,7 +70,7 @@ def test_a_backup_that_the_machine_went_down_in_is_made_by_the_next_one(host, se
     before, boot = backups(server), server.boot()
     with fault(f"a backup is made, and {how}", within=COMES_BACK_SECONDS) as seen:
         server.must("systemctl start --no-block slipway-backup")
-        server.must(f"until pgrep --full '{BACKUP}' >/dev/null; do sleep 0.1; done")
+        server.must(f"until pgrep --full '{BACKUP}' >/dev/null; do sleep 0.1; done", 600)
         seen.begins()
         DOWN[how](server)
     assert server.boot() != boot
