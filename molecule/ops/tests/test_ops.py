@@ -132,7 +132,7 @@ def test_an_application_that_runs_but_refuses_fails_the_status(host, ops):
     host.check_output("systemctl stop postgresql@17-main")
     try:
         said = ops("-l", "blog", "status", code=2)
-        assert "blog on harbour does not pass its health check" in said
+        assert "blog on blog does not pass its health check" in said
         assert ": ITS HEALTH CHECK FAILS" in said
         assert "IT IS DOWN" not in said
     finally:
