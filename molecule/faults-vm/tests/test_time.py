@@ -13,7 +13,7 @@ POSTMASTER = "head --lines=1 /var/lib/postgresql/15/main/postmaster.pid"
 @pytest.fixture
 def clock(server):
     """Return a function that puts the clock so many seconds ahead or back; nobody keeps it."""
-    server.must("timedatectl set-ntp false")
+    server.must("systemctl stop systemd-timesyncd")
     ahead = []
 
     def jump(seconds: int) -> None:
@@ -22,7 +22,7 @@ def clock(server):
 
     yield jump
     server.must(f"date --set=@$(($(date +%s) - {sum(ahead)}))")
-    server.must("timedatectl set-ntp true")
+    server.must("systemctl start systemd-timesyncd")
 
 
 def test_a_clock_that_jumps_a_day_ahead_and_back_restarts_nothing(host, server, fault, clock):
