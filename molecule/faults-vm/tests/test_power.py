@@ -52,7 +52,7 @@ def test_a_release_that_the_machine_went_down_in_is_made_by_the_next_run(
         new_source()
         run = Run(DEPLOY)
         run.wait_for(f"TASK [flask_app : phases | {phase}")
-        time.sleep(2)
+        time.sleep(0.5)
         assert server.release() == before  # so it is in the middle
         seen.begins()
         DOWN[how](server)
