@@ -67,7 +67,7 @@ def test_everything_wrong_is_told_at_once(refused):
         '{"site_domains": []}',
     )
     for told in (
-        "'gunicorn_workers' is of type",
+        "gunicorn_workers is 'many'.",
         "gunicorn_threads is 1.",
         "Allowed: 2 to 128.",
         "binary, source",
