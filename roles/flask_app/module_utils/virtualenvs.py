@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import io
 import os
@@ -13,6 +15,7 @@ import time
 import urllib.parse
 import urllib.request
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from ansible.module_utils.releases import Application, ReleaseError, run, text_hash, write_bytes
@@ -63,10 +66,32 @@ def fetch(url: str) -> bytes:
 
 
 def install_uv(settings: dict) -> None:
-    """Install uv, once for all applications: the wheel of this processor, by its SHA-256."""
+    """Install uv, once for all applications, whose first releases may be made side by side."""
     program = Path(settings["uv"])
-    if program.exists():
-        return
+    program.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with alone_in(program.parent):
+        if not program.exists():
+            version = program.parent.parent.name.removeprefix("uv-")
+            write_bytes(program, fetch_uv(version, settings), mode=0o755)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep every other process that asks the same of this folder waiting outside."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def fetch_uv(version: str, settings: dict) -> bytes:
+    """Fetch the program uv, from the wheel of this processor by its SHA-256.
+
+    :param version: what a message calls it.
+    :raises ReleaseError: where the index has no such wheel, or another one under its name.
+    """
     index = settings["package_index"].rstrip("/") + "/uv/"
     listed = re.findall(r'href="([^"#]+)#sha256=(\w{64})', fetch(index).decode())
     ours = [
@@ -76,7 +101,7 @@ def install_uv(settings: dict) -> None:
     ]
     if not ours:
         raise ReleaseError(
-            f"{index} has no uv {program.parent.parent.name} for {platform.machine()}.\n"
+            f"{index} has no uv {version} for {platform.machine()}.\n"
             "Seen in: the index.\nAllowed: a wheel with a hash of roles/flask_app/files/uv.txt.\n"
             "Fix: set flask_app_package_index to an index that is complete."
         )
@@ -86,9 +111,7 @@ def install_uv(settings: dict) -> None:
         raise ReleaseError(f"{link} is not what it should be: its SHA-256 differs.")
     with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
         member = next(name for name in archive.namelist() if name.endswith("/scripts/uv"))
-        content = archive.read(member)
-    program.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    write_bytes(program, content, mode=0o755)
+        return archive.read(member)
 
 
 def make_virtualenv(app: Application, release: str, settings: dict, python: str) -> dict:
