@@ -11,6 +11,15 @@ def test_only_what_is_needed_was_installed(host):
         assert not host.package(recommended).is_installed
 
 
+def test_our_facts_say_what_those_of_ansible_say(host):
+    ours = host.ansible("machine_facts")["ansible_facts"]
+    ansibles = host.ansible("setup", "gather_subset=distribution,hardware,virtual")["ansible_facts"]
+    same = {name: ansibles[f"ansible_{name}"] for name in ours}
+    guest = "virtualization_tech_guest"  # a set once, whose order means nothing
+    assert ours | {guest: sorted(ours[guest])} == same | {guest: sorted(same[guest])}
+    assert len(ours) == 6
+
+
 def test_the_clock_is_kept(host, knob):
     package = knob("base_time_sync_package", "systemd-timesyncd")
     assert host.service(package).is_enabled

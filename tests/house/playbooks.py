@@ -9,7 +9,6 @@ from house.tree import Mapping, Offence, files, listed, load, module, rule
 WIRING = {
     "become",
     "gather_facts",
-    "gather_subset",
     "hosts",
     "name",
     "roles",
