@@ -9,7 +9,7 @@ import pytest
 import agent
 import serve
 import serve_page
-from serve_page import Cell, Figures, Sample, Shape
+from serve_figures import Cell, Figures, Sample, Shape
 
 ROOT = Path(__file__).parents[1]
 COST = {"app": 1.0, "PostgreSQL": 0.5, "nginx": 0.5}

@@ -33,11 +33,9 @@ from common import (
     say,
     ssh,
 )
-from serve_page import (
+from serve_figures import (
     CLIENTS,
-    ENDPOINTS,
     LONG_SECONDS,
-    PICTURES,
     SECONDS,
     SELECT_8,
     SELECT_64,
@@ -45,9 +43,8 @@ from serve_page import (
     Figures,
     Sample,
     Shape,
-    pictures,
-    section,
 )
+from serve_page import ENDPOINTS, PICTURES, pictures, section
 
 HERE = Path(__file__).with_suffix("")
 FIGURES = ROOT / ".cache/serve.json"
