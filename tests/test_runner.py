@@ -96,6 +96,18 @@ def test_every_scenario_is_run_and_those_that_measure_are_last(tmp_path, monkeyp
     ]  # fmt: skip
 
 
+def test_what_takes_longest_begins_first(monkeypatch):
+    ran = []
+    monkeypatch.setattr(suite, "run", ran.extend)
+    monkeypatch.setattr(suite.setup, "prepare", lambda *_: None)
+    monkeypatch.setattr(suite.setup, "need_root_without_questions", lambda: None)
+    monkeypatch.setattr(suite.setup, "make_virtualenv", lambda *_: None)
+    suite.test(exhaustive=False)
+    names = [check.name for check in ran]
+    assert names[:3] == ["molecule vm", "house tests", "app tests"]
+    assert names[-3:] == ["molecule default", "molecule override", "molecule deploy"]
+
+
 def test_everything_includes_the_benchmark_in_its_quick_form():
     assert suite.benchmarks(exhaustive=False) == []
     [check] = suite.benchmarks(exhaustive=True)
@@ -149,6 +161,18 @@ def test_the_emulated_machine_runs_beside_the_others_and_not_beside_a_measuremen
     assert shown.splitlines()[-1] == "3 passed, 0 failed"
     assert "hidden" not in shown
     assert (tmp_path / "molecule-vm.log").read_text() == "hidden\n"
+
+
+@pytest.mark.parametrize(("machine", "shown"), [(False, False), (True, True)])
+def test_the_house_tests_are_beside_the_linters_where_no_machine_is(
+    tmp_path, monkeypatch, capsys, machine, shown
+):
+    checks = scenarios_of_shell(tmp_path, monkeypatch, vm="true") if machine else []
+    monkeypatch.setattr(suite, "ROOT", tmp_path)
+    monkeypatch.setattr(suite, "LOGS", tmp_path)
+    checks.append(suite.Check("house tests", ["echo", "kept the rules"], tmp_path, is_pytest=False))
+    assert suite.run(checks) == 0
+    assert ("kept the rules" in capsys.readouterr().out) == shown
 
 
 def test_what_fails_beside_fails_the_run(tmp_path, monkeypatch, capsys):
