@@ -114,6 +114,25 @@ def test_a_restore_that_fails_halfway_puts_the_old_cluster_back(host, kept):
     assert kept.is_served()
 
 
+def test_a_cluster_that_somebody_starts_during_a_restore_is_not_replaced(host, kept):
+    """As site.yml does, which finds it stopped: what it writes from then on has to stay."""
+    names, kept_aside = kept.names(), kept.must("ls /var/lib/postgresql/15")
+    unit = "postgresql@15-main"
+    kept.must("systemd-run --unit=slipway-restore slipway-backup restore --yes")
+    kept.must(
+        "timeout 60 sh -c 'until grep -q replacing /var/lib/slipway/backup/restore.json; "
+        f"do sleep 0.02; done; while systemctl is-active --quiet {unit}; do sleep 0.02; done'; "
+        f"systemctl start {unit}; while systemctl is-active --quiet slipway-restore; "
+        "do sleep 0.2; done"
+    )
+    said = kept.must("journalctl --unit=slipway-restore --output=cat")
+    kept.must("systemctl reset-failed slipway-restore")
+    assert "started while its database was restored: nothing was replaced" in said
+    assert kept.names() == names
+    assert kept.is_served()
+    assert kept.must("ls /var/lib/postgresql/15") == kept_aside
+
+
 def test_rows_that_cannot_be_read_are_not_put_in_the_place_of_those_that_serve(
     host, kept, afterwards
 ):

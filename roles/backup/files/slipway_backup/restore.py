@@ -112,6 +112,7 @@ def replace(settings: Settings, chosen: Plan) -> None:
         with without_archiving(bool(chosen.lost)):
             stop_postgresql(settings)
         recover(settings, chosen)
+        must_be_stopped(settings)
         change_names(settings, Path(journal["aside"]))
     except BaseException:  # Ctrl-C and a lost connection, too
         put_back(settings, journal)
@@ -138,6 +139,23 @@ def without_archiving(wanted: bool) -> Iterator[None]:
         yield
     finally:
         pgbackrest("start")
+
+
+def must_be_stopped(settings: Settings) -> None:
+    """Leave the old cluster where it is, if somebody has started it meanwhile.
+
+    It would go on in the folder that is put aside, and what it writes there would be lost.
+
+    :raises BackupError: where it runs.
+    """
+    show = ["systemctl", "show", "--value", "--property=ActiveState", settings.unit]
+    if common.run(show).strip() not in ("inactive", "failed"):
+        raise problem(
+            "PostgreSQL was started while its database was restored: nothing was replaced.",
+            settings.unit,
+            "a PostgreSQL that stays stopped until the restore is done.",
+            "wait until site.yml, or whoever else started it, has ended; then restore again.",
+        )
 
 
 def change_names(settings: Settings, aside: Path) -> None:
