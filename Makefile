@@ -18,10 +18,10 @@ demo: ## Serve the sample app at http://127.0.0.1:8080 (DEMO_PORT) from a throwa
 demo-down: ## Remove that host
 	$(run) demo-down
 
-test: ## Run what proves this project: check, then the Molecule scenarios
+test: ## Run check, then the Molecule scenarios default, deploy, override and vm
 	$(run) test
 
-test-all: ## Run the scenarios backup, docs, ops and security too
+test-all: ## Run every scenario, and the benchmark in its quick form; some hours
 	$(run) test --all
 
 check: ## Run the quick part: linters, house tests, app tests

@@ -83,7 +83,7 @@ def test_no_connection_left_is_said_and_over_when_there_is_one(host, server, fau
 
 def test_a_setting_that_needs_no_restart_gets_none(host, server, fault, playbook):
     begun, before = server.sql(BEGUN), server.sql("SHOW work_mem")
-    with fault("a setting of PostgreSQL is changed by `site.yml`") as seen:
+    with fault("a setting of PostgreSQL is changed by `site.yml --tags postgresql`") as seen:
         seen.begins()
         done = playbook("--tags", "postgresql", "--extra-vars", "postgresql_work_mem_mib=3")
         changed = server.sql("SHOW work_mem")
