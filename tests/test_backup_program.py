@@ -436,6 +436,27 @@ def test_how_a_run_ended_is_written_down_whatever_happens(cluster, monkeypatch, 
     assert bool(watch.failure(common.read("drill.json"), is_busy=False)) == red
 
 
+@pytest.mark.parametrize(
+    ("at_work", "red"),
+    [([True, False], False), ([False, True], False), ([False, False], True)],
+    ids=["ends meanwhile", "begins meanwhile", "was killed"],
+)
+def test_a_backup_that_ends_or_begins_during_the_check_was_not_killed(
+    cluster, monkeypatch, at_work, red
+):
+    seen = iter(at_work)
+    monkeypatch.setattr(watch, "is_at_work", lambda: next(seen, False))
+    monkeypatch.setattr(common, "info", dict)
+    monkeypatch.setattr(watch, "archive_state", lambda settings: {"error": "not asked"})
+    monkeypatch.setattr(watch.upgrade, "kept", lambda settings: None)
+    common.record("backup.json", {"result": "running"})
+    common.record("restore.json", {"step": "fetching"})
+    watch.check(SETTINGS)
+    lines = common.read("status.json")["lines"]
+    assert ("it was killed" in lines["backup"]["said"]) == red
+    assert ("restore" in lines) == red
+
+
 def test_a_run_that_vanished_is_a_failure():
     assert watch.failure({"result": "running"}, is_busy=False) == "it was killed"
 

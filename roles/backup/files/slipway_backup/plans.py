@@ -241,7 +241,7 @@ def snapshot(settings: Settings, number: int, moment: float | None) -> dict:
     :raises BackupError: where there is none.
     """
     repository = next(x for x in settings.repositories if x["number"] == number)
-    known = json.loads(backup.restic(repository, "snapshots", "--json"))
+    known = json.loads(backup.restic(repository, "snapshots", "--no-lock", "--json"))
     known.sort(key=lambda one: one["time"])
     fitting = [one for one in known if moment is None or parse_snapshot(one["time"]) <= moment]
     if not fitting:

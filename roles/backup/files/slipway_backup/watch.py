@@ -172,9 +172,12 @@ def archive_state(settings: Settings) -> dict:
 
 def check(settings: Settings) -> int:
     """Judge everything, write it down, call the alert where it changed; 1 where it is red."""
-    last, drill = common.read("backup.json"), common.read("drill.json")
-    archive = archive_state(settings)
+    # Whoever ends or begins meanwhile is at work before, or after.
     is_busy = is_at_work()
+    last, drill = common.read("backup.json"), common.read("drill.json")
+    restored, upgraded = common.read("restore.json"), common.read("upgrade.json")
+    is_busy = is_busy or is_at_work()
+    archive = archive_state(settings)
     lines, newest, oldest = {}, None, None
     try:
         stanza = common.info()
@@ -193,11 +196,9 @@ def check(settings: Settings) -> int:
         lines["copy"] = judge_copy(settings, common.read(elsewhere.RECORD))
     if "files" in last:
         lines["files"] = judge_files(last, most_files(last))
-    restored = common.read("restore.json")
     if restored.get("step", "done") != "done" and not is_busy:
         said = f"a restore was interrupted ({restored['step']})."
         lines["restore"] = ("bad", said, "run the same restore again.")
-    upgraded = common.read("upgrade.json")
     if upgraded.get("step", "done") != "done" and not is_busy:
         said = f"an upgrade of PostgreSQL was interrupted ({upgraded['step']})."
         lines["upgrade"] = ("bad", said, "run it again: ./ops upgrade-database.")
