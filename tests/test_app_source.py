@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,62 @@ def test_a_branch_that_moved_is_fetched_again(repository, tmp_path):
     git(repository, "commit", "-qam", "third")
     assert packed(app_source.read(url, "main", "service"), tmp_path) == {"app.py": "app = 3\n"}
     assert packed(app_source.read(url, before.pin, "service"), tmp_path) == {"app.py": "app = 2\n"}
+
+
+def test_applications_that_come_at_once_share_one_clone(repository):
+    url = f"git+file://{repository}"
+    for round_ in range(3):  # the first clones, the others fetch
+        (repository / "service/app.py").write_text(f"app = 1{round_}\n")
+        git(repository, "commit", "-qam", "next")
+        git(repository, "branch", f"branch{round_}")
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(app_source.read, [url] * 8, ["main"] * 8, ["service"] * 8))
+        assert len({source.id for source in found}) == 1
+
+
+def cached(repository) -> Path:
+    """Return where the clone of a repository stands, or will."""
+    name = hashlib.sha256(f"file://{repository}".encode()).hexdigest()[:16]
+    return app_source.CACHE / "git" / name
+
+
+def test_an_empty_folder_in_the_cache_harms_no_repository_around_it(repository, tmp_path):
+    git(tmp_path, "init", "-q", "-b", "main")
+    git(tmp_path, "commit", "-q", "--allow-empty", "-m", "around")
+    git(tmp_path, "branch", "precious")
+    git(tmp_path, "checkout", "-q", "--detach")
+    cached(repository).mkdir(parents=True)
+    source = app_source.read(f"git+file://{repository}", "v1", "service")
+    assert packed(source, tmp_path) == {"app.py": "app = 1\n"}
+    git(tmp_path, "rev-parse", "--verify", "precious")
+
+
+def test_what_a_killed_clone_left_is_made_whole(repository, tmp_path):
+    for folder in (cached(repository), cached(repository).with_name("new")):
+        git(tmp_path, "init", "-q", "-b", "elsewhere", "--bare", str(folder))
+    cached(repository).with_name("new").rename(f"{cached(repository)}.new")
+    source = app_source.read(f"git+file://{repository}", "", "service")
+    assert packed(source, tmp_path) == {"app.py": "app = 2\n"}
+
+
+def test_what_a_killed_fetch_left_is_made_whole(repository, tmp_path):
+    url = f"git+file://{repository}"
+    app_source.read(url, "main", "service")
+    (cached(repository) / "refs/heads").mkdir(exist_ok=True)
+    (cached(repository) / "refs/heads/main.lock").touch()
+    (repository / "service/app.py").write_text("app = 3\n")
+    git(repository, "commit", "-qam", "third")
+    assert packed(app_source.read(url, "main", "service"), tmp_path) == {"app.py": "app = 3\n"}
+
+
+def test_a_pinned_revision_is_served_without_its_repository(repository, tmp_path):
+    url = f"git+file://{repository}"
+    pin = app_source.read(url, "v1", "service").pin
+    repository.rename(tmp_path / "gone")
+    assert packed(app_source.read(url, pin, "service"), tmp_path) == {"app.py": "app = 1\n"}
+    with pytest.raises(AnsibleActionFail, match="cannot be fetched"):
+        app_source.read(url, "main", "service")
+    assert packed(app_source.read(url, pin, "service"), tmp_path) == {"app.py": "app = 1\n"}
 
 
 @pytest.mark.parametrize(

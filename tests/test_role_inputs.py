@@ -28,6 +28,15 @@ OPTIONS = {
         "options": {"path": {"type": "str", "description": "Its path. Allowed: /^[/]/."}},
     },
     "web_free": {"type": "str", "description": "Anything."},
+    "web_headers": {"type": "dict", "description": "Headers."},
+    "web_rules": {
+        "type": "list",
+        "elements": "dict",
+        "description": "Rules.",
+        "options": {"from": {"type": "list", "elements": "str", "description": "Networks."}},
+    },
+    "web_keys": {"type": "dict", "description": "Keys; a value may have several lines."},
+    "web_watch": {"type": "bool", "description": "Whether: true or false without quotes."},
     "web_notice": {"type": "str", "description": "A text; may have several lines."},
 }
 
@@ -46,6 +55,10 @@ OPTIONS = {
         ("web_place", {}, {"path": None}),
         ("web_free", "  ", "  "),
         ("web_notice", "a\n\tb\n", "a\n\tb\n"),
+        ("web_headers", {"A": 1, "B": ["b"]}, {"A": 1, "B": ["b"]}),
+        ("web_rules", [{"from": ["10.0.0.1"]}, {}], [{"from": ["10.0.0.1"]}, {"from": None}]),
+        ("web_keys", {"A": "-\n-\n"}, {"A": "-\n-\n"}),
+        ("web_watch", False, False),
     ],
 )
 def test_good_inputs_come_back_in_their_type(name, value, resolved):
@@ -73,6 +86,24 @@ def test_good_inputs_come_back_in_their_type(name, value, resolved):
         ("web_doors", [{"port": 1}, {"port": 10}], "port of web_doors is 10."),
         ("web_doors", [{"port": 10}], "Allowed: 1 to 9."),
         ("web_place", {"path": "here"}, "path of web_place is 'here'."),
+        ("web_names", 25, "web_names is 25."),
+        ("web_names", "a,b", "web_names is 'a,b'."),
+        ("web_names", [["a"]], "an element of web_names is a list."),
+        ("web_name", ["abc"], "web_name is a list."),
+        ("web_headers", "A=1", "web_headers is 'A=1'."),
+        ("web_headers", '{"A": 1}', "Allowed: dict."),
+        ("web_place", "path=/a", "web_place is 'path=/a'."),
+        ("web_doors", ["port=1"], "an element of web_doors is 'port=1'."),
+        ("web_rules", [{"from": "10.0.0.1"}], "from of web_rules is '10.0.0.1'.\n"),
+        ("web_rules", [{"from": "10.0.0.1"}], "Allowed: list."),
+        ("web_rules", [{"from": ["a\n"]}], r"from of web_rules has '\n' in it."),
+        ("web_headers", {"A": "b\nc"}, r"A of web_headers has '\n' in it."),
+        ("web_headers", {"A": {"B": ["c\r"]}}, r"B of A of web_headers has '\r' in it."),
+        ("web_headers", {"A\n": "b"}, r"a key of web_headers has '\n' in it."),
+        ("web_keys", {"A\n": "b"}, r"a key of web_keys has '\n' in it."),
+        ("web_keys", {"A": "b\0"}, r"A of web_keys has '\x00' in it."),
+        ("web_watch", "false", "web_watch is 'false'."),
+        ("web_watch", 0, "Allowed: true or false without quotes."),
     ],
 )
 def test_bad_inputs_are_told_in_four_parts(name, value, told):
@@ -86,6 +117,7 @@ def test_bad_inputs_are_told_in_four_parts(name, value, told):
 ROLES = {
     "preflight": {
         "preflight_app": ("{{ undef(hint='Set it') }}", "str", "Name. Allowed: /^[a-z]+$/."),
+        "preflight_site": ("{{ undef(hint='Set it') }}", "raw", "Facts."),
     },
     "web": {
         "web_workers": (
@@ -99,6 +131,7 @@ ROLES = {
 # What a playbook hands over, the same expression for each entry.
 WIRING = {
     "preflight_app": "{{ site_name }}",
+    "preflight_site": {"site_name": "{{ site_name }}"},
     "preflight_roles": "{{ ['preflight', 'web'] + (['store'] if site_has_store else []) }}",
 }
 
@@ -109,6 +142,13 @@ class HostVars(dict):
     def raw_get(self, entry: str) -> dict:
         """Return the variables of an entry."""
         return self[entry]
+
+
+def trusted(value: str | dict) -> object:
+    """Let Ansible compute a text, or those of a dictionary."""
+    if isinstance(value, dict):
+        return {name: trust_as_template(text) for name, text in value.items()}
+    return trust_as_template(value)
 
 
 @pytest.fixture
@@ -125,9 +165,12 @@ def resolve(tmp_path):
         ]
         head = "argument_specs:\n  main:\n    options:\n"
         (tmp_path / role / "meta/argument_specs.yml").write_text(head + "\n".join(lines))
+    with (tmp_path / "preflight/meta/argument_specs.yml").open("a") as specs:
+        specs.write("\n  site:\n    options:\n")
+        specs.write("      site_name: {type: str, description: 'Its name. Allowed: /^[a-z]+$/.'}\n")
 
     def run(**entries: dict) -> dict:
-        wiring = {name: trust_as_template(value) for name, value in WIRING.items()}
+        wiring = {name: trusted(value) for name, value in WIRING.items()}
         loader = DataLoader()
         task = SimpleNamespace(
             args={"entries": list(entries)},
@@ -150,8 +193,9 @@ BLOG = {"site_name": "blog", "site_has_store": False}
 
 def test_a_neighbour_is_wired_by_its_own_variables(resolve):
     inputs = resolve(shop=SHOP, blog=BLOG | {"web_workers": 7})["inputs"]
-    assert inputs["shop"] == {"preflight_app": "shop", "web_workers": 5, "store_mib": 100}
-    assert inputs["blog"] == {"preflight_app": "blog", "web_workers": 7}
+    shop = {"preflight_app": "shop", "site_name": "shop", "web_workers": 5, "store_mib": 100}
+    assert inputs["shop"] == shop
+    assert inputs["blog"] == {"preflight_app": "blog", "site_name": "blog", "web_workers": 7}
 
 
 def test_a_neighbour_has_the_facts_of_its_machine(resolve):
@@ -168,3 +212,10 @@ def test_a_problem_of_a_neighbour_bears_its_name(resolve):
     told = resolve(shop=SHOP | {"web_workers": 65}, blog=BLOG)["problems"]
     assert told["shop"][0].startswith("web_workers is 65.")
     assert told["blog"] == []
+
+
+def test_a_fact_of_the_deployment_is_told_by_its_own_name(resolve):
+    told = resolve(shop=SHOP | {"site_name": ["shop"]}, blog=BLOG)["problems"]["shop"]
+    assert any(problem.startswith("site_name is a list.") for problem in told)
+    told = resolve(shop=SHOP, blog=BLOG | {"site_name": "1"})["problems"]["blog"]
+    assert any(problem.startswith("blog: site_name is '1'.") for problem in told)

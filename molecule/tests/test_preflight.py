@@ -1,5 +1,6 @@
 """What cannot work is refused before anything is changed, all at once, and says how to mend it."""
 
+import json
 import re
 import time
 
@@ -89,6 +90,40 @@ def test_everything_wrong_is_told_at_once(refused):
     ):
         assert told in said
     assert said.count("Fix:") >= 17
+
+
+def test_wrong_facts_of_the_deployment_are_told_by_their_names(refused):
+    facts = {
+        "site_app_name": ["shop"],
+        "site_app_static": "static; deny all",
+        "site_app_packages": "libmagic1",
+        "site_app_writable_directories": "/srv/uploads",
+        "site_domains": "shop.example.org",
+        "site_backup": "false",
+        "site_monitoring": "false",
+    }
+    said = refused(json.dumps(facts))
+    for name in facts:
+        assert f"{name} is " in said
+        assert f"Fix: set {name} in your inventory" in said
+    assert said.count("Fix:") == len(facts)
+    assert "site_domains is ['a.org; }']." in refused('{"site_domains": ["a.org; }"]}')
+
+
+def test_what_a_role_would_take_apart_is_refused(refused):
+    """Ansible takes a text for a list, and two lines of a unit are two settings."""
+    said = refused(
+        json.dumps(
+            {
+                "gunicorn_allowed_addresses": "203.0.113.5",
+                "flask_app_environment": "A=1",
+                "gunicorn_service_settings": {"MemoryMax": "1G\nUser=root"},
+            }
+        )
+    )
+    assert "gunicorn_allowed_addresses is '203.0.113.5'." in said
+    assert "flask_app_environment is 'A=1'." in said
+    assert "MemoryMax of gunicorn_service_settings has" in said
 
 
 @pytest.fixture

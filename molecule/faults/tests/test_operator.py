@@ -14,7 +14,7 @@ sys.path.append(str(Path(__file__).parents[3] / "tests"))
 
 from runs import REFUSES, changed, last_task
 
-from test_generated_inputs import LINES, WRONG, beyond, inputs, of_one_line, role_inputs
+from test_generated_inputs import LINES, WRONG, beyond, holding, inputs, of_one_line, role_inputs
 
 testinfra_hosts = ["ansible://application"]
 
@@ -100,13 +100,14 @@ def wired() -> set[str]:
 def wrong_types() -> dict[str, object]:
     """Return a value of a wrong type for each input of each role that has a type to be wrong in.
 
-    Not those of preflight itself: Ansible refuses them before the role begins.
+    Not those of preflight itself: Ansible refuses them before the role begins. But the facts of
+    the deployment, which it takes as they are.
     """
     return {
         param.values[1]: find(WRONG[kind], lambda _: True)
         for param in inputs()
         if (kind := param.values[2][param.values[1]]["type"]) in WRONG
-        and param.values[0] != "preflight"
+        and (param.values[0] != "preflight" or param.values[1].startswith("site_"))
     }
 
 
@@ -123,13 +124,10 @@ def numbers_out_of_bounds() -> dict[str, object]:
 
 
 def lines_too_many() -> dict[str, object]:
-    """Return two lines for each input that is one."""
-    found = {}
-    for param in of_one_line():
-        _, name, options = param.values
-        text = find(LINES, lambda _: True)
-        found[name] = [text] if options[name]["type"] == "list" else text
-    return found
+    """Return two lines for each input that is one, or holds such texts."""
+    text = find(LINES, lambda _: True)
+    lined = [param.values for param in of_one_line()]
+    return {name: holding(options[name], text) for _, name, options in lined}
 
 
 @pytest.mark.parametrize("wrong", [wrong_types, numbers_out_of_bounds, lines_too_many])

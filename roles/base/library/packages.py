@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,13 @@ FIX = (
     "Fix: correct a name that is wrong; else mend DNS (getent hosts deb.debian.org), the way to "
     "the server or base_http_proxy. Run again then: it goes on from there."
 )
+# What apt-get and dpkg end with where another process holds a lock.
+HELD = re.compile(
+    r"^E: Could not get lock ([^\s.]+).*|^dpkg: error: (.+) (?:is|was) locked by another process.*",
+    re.MULTILINE,
+)
+LOOK_SECONDS = 2
+CONFIGURE = ["dpkg", "--configure", "--pending"]
 RUNTIME_UNITS = Path("/run/systemd/system")  # gone after a reboot, whatever happens before
 
 
@@ -44,6 +52,39 @@ def interrupted(module: AnsibleModule) -> bool:
     """Tell whether dpkg was stopped in the middle of its work."""
     _, audit, _ = module.run_command(["dpkg", "--audit"])
     return bool(audit.strip()) or any(Path("/var/lib/dpkg/updates").iterdir())
+
+
+def do(step: list[str], module: AnsibleModule) -> str:
+    """Run a step; again while another process holds a lock, for as long as the inputs allow.
+
+    DPkg::Lock::Timeout waits for dpkg's locks only, and only in apt-get.
+
+    :returns: what went wrong, or "".
+    """
+    # LANGUAGE, which some systems heed before C.UTF-8, would translate what HELD looks for.
+    environment = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8", "LANGUAGE": ""}
+    seconds = module.params["lock_timeout_seconds"]
+    deadline = time.monotonic() + seconds
+    # While another dpkg is at work ours looks interrupted.
+    while step != CONFIGURE or interrupted(module):
+        code, output, error = module.run_command(step, environ_update={**os.environ, **environment})
+        if code == 0:
+            break
+        held = HELD.search(output + error)
+        if not held:
+            said = "\n".join((output + error).strip().splitlines()[-30:])
+            return f"{' '.join(step)} ended with {code}:\n{said}\n{FIX}"
+        if time.monotonic() >= deadline:
+            return (
+                f"Another process has held {held[1] or held[2]} for {seconds} s.\n"
+                f"Seen in: {' '.join(step)}: {held[0]}\n"
+                "Allowed: one apt or dpkg at a time.\n"
+                "Fix: wait until it has ended (ps -C apt-get,apt,dpkg,unattended-upgr shows it), "
+                "and run again; or raise base_apt_lock_timeout_seconds and "
+                "flask_app_apt_lock_timeout_seconds."
+            )
+        time.sleep(LOOK_SECONDS)
+    return ""
 
 
 @contextlib.contextmanager
@@ -94,21 +135,15 @@ def main() -> None:
     options = ["force-confdef", "force-confold", "force-unsafe-io"]
     dpkg = [part for option in options for part in ("-o", f"Dpkg::Options::=--{option}")]
     install = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", "-o", wait]
-    steps = [[*install, *dpkg, *names]]
-    if interrupted(module):
-        steps.insert(0, ["dpkg", "--configure", "--pending"])
+    steps = [CONFIGURE, [*install, *dpkg, *names]]
     if lists_are_older_than(module.params["cache_hours"]):
         # Without the translated descriptions, which only people read.
         update = ["apt-get", "update", "--quiet", "--error-on=any", "-o", "Acquire::Languages=none"]
         steps.insert(0, [*update, "-o", wait])
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
     with held_back(module.params["start_later"], module):
         for step in steps:
-            code, output, error = module.run_command(step, environ_update=environment)
-            if code != 0:
-                said = "\n".join((output + error).strip().splitlines()[-30:])
-                message = f"{' '.join(step)} ended with {code}:\n{said}\n{FIX}"
-                module.fail_json(msg=message, **result)
+            if problem := do(step, module):
+                module.fail_json(msg=problem, **result)
     os.sync()
     module.exit_json(**result)
 

@@ -8,6 +8,7 @@ a run is killed between the two. Here a stamp stands on the host from before the
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import glob
 import grp
@@ -88,14 +89,21 @@ def surplus(options: dict | None) -> list[Path]:
         return []
     found = {name for pattern in options["patterns"] for name in glob.glob(pattern)}
     paths = map(Path, sorted(found - set(options["except"])))
-    return [path for path in paths if path.is_file() and OURS in path.read_text(errors="replace")]
+    return [path for path in paths if is_ours(path)]
+
+
+def is_ours(path: Path) -> bool:
+    """Tell whether a file comes from a template; one that another run has just removed does not."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.is_file() and OURS in path.read_text(errors="replace")
+    return False
 
 
 def remove(path: Path, module: AnsibleModule) -> None:
     """Remove a file; a unit of systemd is stopped before, and does not start at boot again."""
     if path.parent == UNITS and "@" not in path.name:
         module.run_command(["systemctl", "disable", "--now", "--quiet", path.name])
-    path.unlink()
+    path.unlink(missing_ok=True)
 
 
 def to_be_started(services: list[str], module: AnsibleModule) -> list[tuple[str, str]]:
@@ -176,7 +184,7 @@ def main() -> None:
     if pending:
         for command in apply:
             run(command, module)
-        stamp.unlink()
+        stamp.unlink(missing_ok=True)  # another run may have applied the same
     for verb, service in to_start:
         if verb == "enable" or not is_starting(service, module):
             run(f"systemctl {verb} {service}", module)

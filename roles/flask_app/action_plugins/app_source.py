@@ -5,12 +5,16 @@ A source is a folder, a tarball (a file or a URL) or a git repository (a URL, at
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from ansible.errors import AnsibleActionFail
@@ -211,40 +215,54 @@ class Repository:
         self.shown = re.sub(r"//[^/@]*@", "//", self.url)  # without a password
         name = hashlib.sha256(self.url.encode()).hexdigest()[:16]
         self.folder = CACHE / "git" / name
+        with self._alone():
+            self._look(version, subfolder)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep every other process that wants the same repository waiting outside."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(f"{self.folder}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _look(self, version: str, subfolder: str) -> None:
         self.commit = self._commit(version) if re.fullmatch(r"[0-9a-f]{40}", version) else ""
         if not self.commit:
             self._fetch()
             self.commit = self._commit(version or "HEAD")
         if not self.commit:
-            known = (self._git("tag") or "").split()[-5:]
+            known = (self._inside("tag") or "").split()[-5:]
             raise AnsibleActionFail(
                 f"{self.shown} has no {version}.\nSeen in: flask_app_version.\n"
                 f"Allowed: a tag, a branch or a revision; its last tags: {', '.join(known)}.\n"
                 "Fix: correct flask_app_version, or push what it names."
             )
         self.tree = f"{self.commit}:{subfolder.strip('/')}"
-        self.id = (self._git("rev-parse", self.tree) or "").strip()
+        self.id = (self._inside("rev-parse", self.tree) or "").strip()
         if not self.id:
             raise AnsibleActionFail(
                 f"{self.shown} has no folder {subfolder} at {self.commit[:12]}.\n"
                 "Seen in: flask_app_subfolder.\nAllowed: a folder of the repository.\n"
                 "Fix: correct flask_app_subfolder."
             )
-        if self._git("cat-file", "-e", f"{self.commit}:.gitmodules") is not None:
+        if self._inside("cat-file", "-e", f"{self.commit}:.gitmodules") is not None:
             raise AnsibleActionFail(
                 f"{self.shown} has submodules.\nSeen in: .gitmodules.\nAllowed: a repository "
                 "without.\nFix: clone it with --recurse-submodules and name the folder."
             )
         self.revision, self.version, self.pin = self.commit[:12], version, self.commit
-        sizes = (self._git("ls-tree", "-r", "-l", self.tree) or "").splitlines()
+        sizes = (self._inside("ls-tree", "-r", "-l", self.tree) or "").splitlines()
         self.bytes = sum(int(line.split()[3]) for line in sizes if line.split()[3].isdigit())
 
-    def _git(self, *arguments: str, into: Path | None = None) -> str | None:
-        options = ["-C", self.folder] if self.folder.exists() else []
+    def _git(self, *arguments: str) -> str | None:
         environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
         environment.setdefault("GIT_SSH_COMMAND", "ssh -o BatchMode=yes")
         done = subprocess.run(
-            ["git", *options, *arguments],
+            ["git", *arguments],
             capture_output=True,
             text=True,
             env=environment,
@@ -253,30 +271,37 @@ class Repository:
         self.said = re.sub(r"//[^/@]*@", "//", done.stderr.strip())
         return done.stdout if done.returncode == 0 else None
 
+    def _inside(self, *arguments: str) -> str | None:
+        # Not -C: from a folder that is no repository git would go up to one around it.
+        return self._git(f"--git-dir={self.folder}", *arguments)
+
     def _commit(self, version: str) -> str:
-        if not self.folder.exists():
-            return ""
-        return (
-            self._git("rev-parse", "--verify", "--quiet", f"{version}^{{commit}}") or ""
-        ).strip()
+        found = self._inside("rev-parse", "--verify", "--quiet", f"{version}^{{commit}}")
+        return (found or "").strip()
 
     def _fetch(self) -> None:
-        if self.folder.exists():
-            refs = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
-            done = self._git("fetch", "--quiet", "--prune", "--force", self.url, *refs)
-        else:
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            done = self._git("clone", "--quiet", "--bare", self.url, str(self.folder))
-        if done is None:
+        """Bring the clone up to date; make it anew where a git that was killed left it broken."""
+        refs = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
+        fetch = ["fetch", "--quiet", "--prune", "--force", self.url, *refs]
+        if self._commit("HEAD") and self._inside(*fetch) is not None:
+            return
+        new = Path(f"{self.folder}.new")
+        shutil.rmtree(new, ignore_errors=True)
+        if self._git("clone", "--quiet", "--bare", self.url, str(new)) is None:
             raise AnsibleActionFail(
                 f"{self.shown} cannot be fetched.\nSeen in: git said: {self.said}\n"
                 "Allowed: a repository that this computer may read without being asked.\n"
                 "Fix: correct site_app_source, or give this computer a key (ssh-add)."
             )
+        shutil.rmtree(self.folder, ignore_errors=True)
+        new.rename(self.folder)
 
     def pack(self, archive: Path) -> None:
         """Pack the source at its revision."""
-        if self._git("archive", "--format=tar.gz", f"--output={archive}", self.tree) is None:
+        pack = ["archive", "--format=tar.gz", f"--output={archive}", self.tree]
+        with self._alone():
+            done = self._inside(*pack)
+        if done is None:
             raise AnsibleActionFail(f"{self.shown} cannot be packed: {self.said}")
 
 

@@ -15,7 +15,8 @@ from ansible.utils.display import Display
 def started(pid: int) -> str:
     """Return when a process of this computer was started; "" where there is none (any more)."""
     command = ["ps", "-o", "lstart=", "-p", str(pid)]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    environment = {**os.environ, "LC_ALL": "C", "TZ": "UTC"}  # the same for whoever asks
+    return subprocess.run(command, capture_output=True, text=True, env=environment).stdout.strip()
 
 
 def computer() -> str:

@@ -5,18 +5,46 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import shutil
 
-from ansible.module_utils.releases import Application, now, put_on_disk, run, write_text
+from ansible.module_utils.releases import (
+    Application,
+    ReleaseError,
+    content_hash,
+    now,
+    put_on_disk,
+    run,
+    write_bytes,
+    write_text,
+)
 from ansible.module_utils.virtualenvs import install_uv, make_virtualenv
 
 
-def write_environment(app: Application, release: str, revision: str) -> None:
-    """Give the release its own copy of the environment, with the secret key and its own name."""
+def as_planned(app: Application, plan: dict, name: str) -> bytes:
+    """Read a file of the configuration.
+
+    :raises ReleaseError: where another run has written it since the plan. The release would have
+        other settings than its fingerprint tells, and no run would ever notice.
+    """
+    path = app.configuration / name
+    content = path.read_bytes()
+    if content_hash(content) != plan["fingerprint"][name]:
+        raise ReleaseError(
+            f"{path} was changed while the release was made.\n"
+            "Seen in: its SHA-256, which is not the one that was planned with.\n"
+            "Allowed: one run at a time that configures an application.\n"
+            "Fix: wait until the other run has ended, and run again."
+        )
+    return content
+
+
+def write_environment(app: Application, release: str, revision: str, given: str) -> None:
+    """Give the release its own copy of the environment, with the secret key and its own name.
+
+    :param given: the environment of the application.
+    """
     secret = app.configuration / "secret_key"
     if not secret.exists():
         write_text(secret, secrets.token_urlsafe(48), mode=0o600)
-    given = (app.configuration / "environment").read_text()
     lines = [given, f'RELEASE_ID="{release}"\nRELEASE_REVISION="{revision}"\n']
     if not re.search(r"^SECRET_KEY=", given, re.MULTILINE):
         lines.append(f'SECRET_KEY="{secret.read_text()}"\n')
@@ -29,9 +57,12 @@ def build(app: Application, plan: dict) -> None:
     """Unpack the source, make the virtualenv, and copy the configuration.
 
     :param plan: what stands in the lock: `release`, `settings`, `fingerprint`, `holder`.
-    :raises ReleaseError: where a package cannot be had.
+    :raises ReleaseError: where a package cannot be had, or the configuration was changed.
     """
     release, settings = plan["release"], plan["settings"]
+    environment, gunicorn = (
+        as_planned(app, plan, name) for name in ("environment", "gunicorn.conf.py")
+    )
     install_uv(settings)
     folder = app.folder(release)
     source = folder / "source"
@@ -44,8 +75,8 @@ def build(app: Application, plan: dict) -> None:
     # -S: a .pth file of the virtualenv would run its code, here as root.
     compileall = [settings["python"], "-I", "-S", "-m", "compileall", "-q", str(source)]
     run(compileall, shown="compileall")
-    write_environment(app, release, settings["source"]["revision"])
-    shutil.copyfile(app.configuration / "gunicorn.conf.py", folder / "gunicorn.conf.py")
+    write_environment(app, release, settings["source"]["revision"], environment.decode())
+    write_bytes(folder / "gunicorn.conf.py", gunicorn)
     (folder / "gunicorn.sock").symlink_to(app.new_socket(release))
     put_on_disk(folder)  # before it is called complete
     app.record(

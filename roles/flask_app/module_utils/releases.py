@@ -7,6 +7,7 @@ A release is a folder /srv/APP/releases/ID with `source`, `venv`, `environment`,
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import hashlib
 import json
@@ -50,10 +51,14 @@ def run(command: list[str], shown: str = "", **options) -> str:
 
 def text_hash(*paths: Path) -> str:
     """Return the SHA-256 over the content of files; a missing one counts as empty."""
+    return content_hash(*(path.read_bytes() if path.exists() else b"" for path in paths))
+
+
+def content_hash(*contents: bytes) -> str:
+    """Return the SHA-256 over contents."""
     digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.read_bytes() if path.exists() else b"")
-        digest.update(b"\0")
+    for content in contents:
+        digest.update(content + b"\0")
     return digest.hexdigest()
 
 
@@ -269,13 +274,26 @@ class Application:
         self.archive(release).unlink(missing_ok=True)
 
     def remove_incomplete(self) -> list[str]:
-        """Remove what an interrupted run left behind; return the releases concerned."""
+        """Remove what an interrupted run left behind; return the releases concerned.
+
+        What a restart has replaced goes too, once nobody works in its folder any more.
+        """
         archives = (self.root / "releases").glob("*.tar.gz")
         packed = {path.name.removesuffix(".tar.gz") for path in archives}
         incomplete = sorted({*self.folders(), *packed} - {*self.releases(), self.current()})
-        for release in incomplete:
+        left = [name for name in incomplete if self.manifest(name) or not self.is_in_use(name)]
+        for release in left:
             self.remove(release)
-        return incomplete
+        return left
+
+    def is_in_use(self, release: str) -> bool:
+        """Tell whether a process works in the folder of a release."""
+        folder = self.folder(release).resolve()
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it has just ended
+                if Path(os.readlink(process / "cwd")).is_relative_to(folder):
+                    return True
+        return False
 
     def forget_downloads(self) -> None:
         """Remove the packages that were downloaded: a power cut may have left empty files there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from ansible.errors import AnsibleError, AnsibleUndefinedVariable
@@ -14,27 +15,24 @@ RANGE = re.compile(r"Allowed: (-?[\d.]+) to (-?[\d.]+)\.$")
 VAULT_FIX = "give the vault's password, by --vault-password-file or --ask-vault-pass."
 PATTERN = re.compile(r"Allowed: /(.+)/\.$")
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-SEVERAL_LINES = "may have several lines"  # what a description says of such a text
+CONTROL_BUT_LINES = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+SHAPES = {"list": list, "dict": dict}
+# What a description says of a text, and of a bool that playbooks use as it was written.
+SEVERAL_LINES = "may have several lines"
+AS_WRITTEN = "true or false without quotes"
 
 
 def bound_offence(value, description: str) -> str | None:
     """Say which bound a value breaks.
 
     The bound is the last sentence of the option's description: `Allowed: 1 to 64.` for a number,
-    `Allowed: /^[a-z]+$/.` for a string, or for every element of a list. A string is one line.
+    `Allowed: /^[a-z]+$/.` for a string, or for every element of a list.
 
-    :param value: the input, already of its type; None is not checked.
+    :param value: the input, already of its type.
     :param description: the option's description in meta/argument_specs.yml.
     :returns: what is allowed, or None where the value is.
     """
-    if value is None:
-        return None
     values = value if isinstance(value, list) else [value]
-    texts = [item for item in values if isinstance(item, str)]
-    if SEVERAL_LINES in description:
-        texts = [re.sub(r"[\n\t]", "", text) for text in texts]
-    if any(CONTROL.search(text) for text in texts):
-        return "text without control characters, such as a line break"
     if match := RANGE.search(description):
         low, high = float(match[1]), float(match[2])
         return None if all(low <= item <= high for item in values) else f"{match[1]} to {match[2]}"
@@ -44,14 +42,46 @@ def bound_offence(value, description: str) -> str | None:
     return None
 
 
-def inner_offence(name: str, values: list | dict, options: dict) -> tuple[str, str | None]:
-    """Say which option of which element breaks its bound, and what is allowed."""
-    for element in values if isinstance(values, list) else [values]:
-        for inner, spec in options.items():
-            allowed = bound_offence(element.get(inner), str(spec["description"]))
-            if allowed:
-                return f"{inner} of {name} is {element[inner]!r}", allowed
-    return "", None
+def control_offence(name: str, value, pattern: re.Pattern) -> str:
+    """Say which text of a value, at any depth, has a control character; a key is always one line.
+
+    The text itself is not shown: it may be a secret.
+    """
+    if isinstance(value, dict):
+        parts = [(f"a key of {name}", key, CONTROL) for key in value]
+        parts += [(f"{key} of {name}", item, pattern) for key, item in value.items()]
+    elif isinstance(value, list):
+        parts = [(name, item, pattern) for item in value]
+    else:
+        found = pattern.search(value) if isinstance(value, str) else None
+        return f"{name} has {found[0]!r} in it" if found else ""
+    return next(filter(None, (control_offence(*part) for part in parts)), "")
+
+
+def inner(name: str, spec: dict, value) -> Iterator[tuple[str, dict, object]]:
+    """Yield each option that a dictionary, or one of a list, has: its name, spec and value."""
+    for element in value if isinstance(value, list) else [value]:
+        for key, option in spec.get("options", {}).items():
+            if element.get(key) is not None:
+                yield f"{key} of {name}", option, element[key]
+
+
+def broken(name: str, spec: dict, value) -> tuple[str, str | None]:
+    """Say what in a value of the right type breaks its bound, or "", and what is allowed.
+
+    A text is one line, where its description does not say otherwise.
+    """
+    if value is None or spec["type"] == "raw":
+        return "", None
+    if spec.get("options"):
+        found = (broken(*part) for part in inner(name, spec, value))
+        return next((one for one in found if one[0]), ("", None))
+    description = str(spec["description"])
+    pattern = CONTROL_BUT_LINES if SEVERAL_LINES in description else CONTROL
+    if said := control_offence(name, value, pattern):
+        return said, "text without control characters, such as a line break"
+    allowed = bound_offence(value, description)
+    return f"{name} is {value!r}" if allowed else "", allowed
 
 
 def shown(value) -> str:
@@ -61,51 +91,74 @@ def shown(value) -> str:
     return repr(value)
 
 
-def validated(name: str, spec: dict, value) -> tuple[str, object]:
-    """Let Ansible check type and choices; return its complaint or "", and the value in its type.
+def misshapen(name: str, spec: dict, value) -> tuple[str, object]:
+    """Say what, at any depth, is no list or dictionary where one is wanted, or "", and is allowed.
+
+    Ansible takes 25 and 'a,b' for lists, 'a=1' and JSON for dictionaries, and a list for a text.
+    But a role reads its inputs as they were written.
+    """
+    wanted = spec["type"]
+    if wanted in SHAPES:
+        is_wrong = not isinstance(value, SHAPES[wanted])
+    else:
+        is_wrong = isinstance(value, list | dict) and wanted != "raw"
+    if is_wrong:
+        return f"{name} is {shown(value)}", spec.get("choices", wanted)
+    if AS_WRITTEN in str(spec.get("description")) and not isinstance(value, bool):
+        return f"{name} is {shown(value)}", AS_WRITTEN
+    element = {"type": spec.get("elements", "raw")}
+    elements = value if wanted == "list" else []
+    found = [misshapen(f"an element of {name}", element, item) for item in elements]
+    if not any(said for said, _ in found):
+        found = [misshapen(*part) for part in inner(name, spec, value)]
+    return next((one for one in found if one[0]), ("", None))
+
+
+def validated(name: str, spec: dict, value) -> tuple[str, object, object]:
+    """Check type and choices; return the offence or "", what is allowed, and the value in its type.
 
     An input that was left empty is None, which Ansible takes for any type. And it raises where a
     value cannot even be compared, as infinity with a whole number.
     """
+    allowed = spec.get("choices") or spec["type"]
     if value is None:
-        return f"{name} is empty", None
+        return f"{name} is empty", allowed, None
+    said, wanted = misshapen(name, spec, value)
+    if said:
+        return said, wanted, None
+    bare = {key: item for key, item in spec.items() if key not in ("required", "description")}
     try:
-        result = ArgumentSpecValidator({name: spec}).validate({name: value})
+        result = ArgumentSpecValidator({name: bare}).validate({name: value})
     except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
-        return f"{name} is {value!r}: {error}", None
+        return f"{name} is {value!r}: {error}", allowed, None
     if result.error_messages:
         said = result.error_messages[0]
         if said.startswith(f"argument '{name}' is of type"):  # and then in Python's words
-            return f"{name} is {shown(value)}", None
-        return said, None
-    return "", result.validated_parameters[name]
+            said = f"{name} is {shown(value)}"
+        return said, allowed, None
+    return "", allowed, result.validated_parameters[name]
 
 
 def check_inputs(role: str, options: dict, values: dict) -> tuple[dict, list[str]]:
     """Check one role's inputs for type, choices and bounds.
 
     :param role: the role's name, for the message.
-    :param options: `argument_specs.main.options` of the role.
+    :param options: the options that the role's argument_specs describe.
     :param values: the inputs that are known; a missing one is not checked.
     :returns: the good inputs in their own types, and a four-part message for each wrong one.
     """
     checked, problems = {}, []
     for name, value in values.items():
-        spec = {key: item for key, item in options[name].items() if key != "required"}
-        description = str(spec.pop("description"))
-        offence, valid = validated(name, spec, value)
-        if offence:
-            allowed = spec.get("choices") or spec["type"]
-        else:
+        spec = options[name]
+        offence, allowed, valid = validated(name, spec, value)
+        if not offence:
             checked[name] = valid
-            allowed = bound_offence(checked[name], description)
-            offence = f"{name} is {checked[name]!r}"
-            if spec.get("options") and not allowed:
-                offence, allowed = inner_offence(name, checked[name], spec["options"])
-        if allowed:
+            offence, allowed = broken(name, spec, valid)
+        if offence:
             problems.append(
-                f"{offence}.\nInput of the role {role}: {description}\nAllowed: {allowed}.\n"
-                f"Fix: set {name} in your inventory, or remove it to get the role's default."
+                f"{offence}.\nInput of the role {role}: {spec['description']}\n"
+                f"Allowed: {allowed}.\n"
+                f"Fix: set {name} in your inventory, or remove it to get the default."
             )
     return checked, problems
 
@@ -174,4 +227,6 @@ class ActionModule(ActionBase):
             checked, offences = check_inputs(role, options, inputs)
             resolved |= checked
             problems += offences
-        return resolved, problems
+        site = specs["preflight"]["argument_specs"]["site"]["options"]
+        checked, offences = check_inputs("preflight", site, resolved.pop("preflight_site", {}))
+        return resolved | checked, problems + offences

@@ -1,0 +1,85 @@
+"""Two runs that write the same files at once do not stumble over each other."""
+
+import glob
+from pathlib import Path
+
+import pytest
+
+from plugins import load
+
+write_files = load("base/library/write_files.py")
+
+
+class Host:
+    """A module's way to its host, on which another run is at work."""
+
+    check_mode = False
+
+    def __init__(self, params: dict, other):
+        self.params, self.other, self.result = params, other, None
+
+    def run_command(self, _command):
+        """Let the other run do its work, and succeed."""
+        self.other()
+        return 0, "", ""
+
+    def exit_json(self, **result):
+        """Keep what the module returns."""
+        self.result = result
+
+    def fail_json(self, **result):
+        """Fail the test."""
+        pytest.fail(str(result))
+
+
+def run(monkeypatch, params: dict, other=lambda: None) -> dict:
+    """Run the module; `other` happens while it runs a command."""
+    defaults = {"files": [], "remove": None, "apply": [], "services": []}
+    host = Host({**defaults, **params}, other)
+    monkeypatch.setattr(write_files, "AnsibleModule", lambda **_: host)
+    write_files.main()
+    return host.result
+
+
+@pytest.fixture
+def stamps(tmp_path, monkeypatch) -> Path:
+    """Keep the stamps in a folder of the test."""
+    monkeypatch.setattr(write_files, "STAMPS", tmp_path / "stamps")
+    return tmp_path / "stamps"
+
+
+@pytest.fixture
+def ours(tmp_path) -> Path:
+    """Make a file that is ours and no longer wanted."""
+    path = tmp_path / "old.conf"
+    path.write_text("# Source: roles/x/templates/old.conf.j2\n")
+    return path
+
+
+def test_the_stamp_may_have_been_removed_by_a_run_that_applied_the_same(stamps, ours, monkeypatch):
+    def applied():
+        for stamp in stamps.iterdir():
+            stamp.unlink()
+
+    remove = {"patterns": [str(ours)], "except": []}
+    assert run(monkeypatch, {"apply": ["true"], "remove": remove}, applied)["changed"]
+    assert not list(stamps.iterdir())
+
+
+def test_a_unit_may_have_been_removed_by_another_run(stamps, ours, monkeypatch):
+    monkeypatch.setattr(write_files, "UNITS", ours.parent)
+    remove = {"patterns": [str(ours)], "except": []}
+    assert run(monkeypatch, {"remove": remove}, ours.unlink)["files"] == [str(ours)]
+
+
+def test_a_file_that_has_just_gone_is_not_surplus(tmp_path, monkeypatch):
+    monkeypatch.setattr(glob, "glob", lambda _pattern: [str(tmp_path / "gone")])
+    monkeypatch.setattr(Path, "is_file", lambda _path: True)  # it was, a moment ago
+    assert write_files.surplus({"patterns": ["*"], "except": []}) == []
+
+
+def test_only_what_is_ours_and_not_excepted_is_surplus(tmp_path, ours):
+    (tmp_path / "foreign.conf").write_text("x\n")
+    options = {"patterns": [str(tmp_path / "*.conf")], "except": []}
+    assert write_files.surplus(options) == [ours]
+    assert write_files.surplus({**options, "except": [str(ours)]}) == []
