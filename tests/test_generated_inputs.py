@@ -125,6 +125,17 @@ def test_a_number_beyond_its_bounds_is_refused(role, name, options, data):
     assert f"Allowed: {bounds[1]} to {bounds[2]}." in problem
 
 
+@pytest.mark.parametrize(
+    "wanted", ["backup_local", "hardening_user_namespaces", "ssh_allow_tunnels", "ssh_permit_root"]
+)
+def test_a_text_is_no_truth_value_where_a_role_would_take_it_for_one(wanted):
+    """`-e ssh_permit_root=false` is the text "false", which is not empty, so true."""
+    ((role, name, options),) = [one.values for one in inputs() if one.values[1] == wanted]
+    (problem,) = role_inputs.check_inputs(role, options, {name: "false"})[1]
+    assert f"{name} is 'false'." in problem
+    assert not role_inputs.check_inputs(role, options, {name: False})[1]
+
+
 @pytest.mark.parametrize(("role", "name", "options"), of_one_line())
 @EXAMPLES
 @given(text=LINES)

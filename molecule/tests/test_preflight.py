@@ -105,8 +105,7 @@ def test_wrong_facts_of_the_deployment_are_told_by_their_names(refused):
     said = refused(json.dumps(facts))
     for name in facts:
         assert f"{name} is " in said
-        assert f"Fix: set {name} in your inventory" in said
-    assert said.count("Fix:") == len(facts)
+    assert set(re.findall(r"Fix: set (\w+) in your inventory", said)) == set(facts)
     assert "site_domains is ['a.org; }']." in refused('{"site_domains": ["a.org; }"]}')
 
 
