@@ -4,11 +4,14 @@
 `begin` saves the files, starts a timer that restores them, writes, checks and applies; `confirm`
 stops the timer; `restore` does at once what the timer would do later. The action plugin of the same
 name logs in anew between the two. The restoring unit is enabled meanwhile: a reboot restores too.
+Each step of each run, and the timer's, is alone on the host while it is at work.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import fcntl
 import grp
 import os
 import pwd
@@ -16,6 +19,7 @@ import secrets
 import shlex
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -25,6 +29,8 @@ TOKEN, SAVED, RESTORE = GUARD / "token", GUARD / "saved", GUARD / "restore"
 UNIT = Path("/etc/systemd/system/slipway-guard.service")
 WANTED = UNIT.parent / "multi-user.target.wants" / UNIT.name
 TIMER = "slipway-guard.timer"
+LOCK = Path("/run/slipway-guard.lock")
+LOCK_SECONDS = 120  # more than a step takes
 
 UNIT_TEXT = f"""\
 # The settings that a run of Slipway has changed and not yet confirmed are put back, by the timer of
@@ -38,7 +44,11 @@ Before=nftables.service ssh.service
 
 [Service]
 Type=oneshot
-ExecStart=/bin/sh {RESTORE}
+# A run that hangs, or waits for ssh, which waits for this unit, does not keep the old state away.
+ExecStart=/bin/sh -c 'flock --close --wait 10 {LOCK} sh {RESTORE} \\
+    || [ ! -e {RESTORE} ] || sh {RESTORE}'
+# Stopped while it waits: a run was faster.
+SuccessExitStatus=SIGTERM
 """
 
 RESTORE_HEAD = f"""\
@@ -121,17 +131,37 @@ class Guard:
             shown = command if isinstance(command, str) else shlex.join(command)
             raise RefusedError(f"{shown} ended with {code}: {(out + error).strip()}")
 
-    def wait_for_another(self, seconds: int) -> None:
-        """Wait until another run's change is confirmed or restored; that takes `seconds` at most.
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep every other run, and the timer, waiting outside."""
+        descriptor = os.open(LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            self.flock(descriptor, time.monotonic() + LOCK_SECONDS)
+            yield
+        finally:
+            os.close(descriptor)
 
-        A run that was killed has left its timer. If that is gone too, restore here.
-        """
-        deadline = time.monotonic() + seconds + 15
-        while RESTORE.exists() and self.succeeds(f"systemctl --quiet is-active {TIMER}"):
-            if time.monotonic() > deadline:
-                break
-            time.sleep(1)
-        self.restore()
+    def flock(self, descriptor: int, deadline: float) -> None:
+        """Take the lock; fail where that does not succeed in time."""
+        while True:
+            try:
+                return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    self.module.fail_json(
+                        msg="Another run has been changing what one logs in through for more than "
+                        f"{LOCK_SECONDS} s.\nSeen in: {LOCK}.\nAllowed: one run at a time.\n"
+                        "Fix: wait until it has ended (lslocks shows its process), and run again."
+                    )
+            time.sleep(0.1)
+
+    def another_waits(self) -> bool:
+        """Tell whether another run's change is neither confirmed nor restored yet."""
+        return RESTORE.exists() and self.succeeds(f"systemctl --quiet is-active {TIMER}")
+
+    def stop_timer(self) -> None:
+        """Stop the timer, and what it has started if that still waits for us."""
+        self.module.run_command(f"systemctl stop {TIMER} {UNIT.name}")
 
     def save(self, paths: list[Path], command: str, undo: list[str]) -> str:
         """Save the present files and write the script that puts them back; return a token."""
@@ -162,7 +192,7 @@ class Guard:
         WANTED.unlink(missing_ok=True)
         WANTED.symlink_to(UNIT)
         self.run("systemctl daemon-reload")
-        self.module.run_command(f"systemctl stop {TIMER}")
+        self.stop_timer()
         after = [f"--on-active={seconds}s", "--timer-property=AccuracySec=100ms"]
         self.run(["systemd-run", "--quiet", *after, f"--unit={UNIT.name}"])
 
@@ -185,9 +215,24 @@ class Guard:
         os.replace(new_path, path)
 
     def begin(self, options: dict) -> dict:
+        """Change what differs once another run's change is confirmed or restored.
+
+        That takes `seconds` at most. A run that was killed has left its timer. If that is gone too,
+        restore here.
+        """
+        if self.module.check_mode:
+            return self.change(options)
+        looks = options["seconds"] + 15
+        while True:
+            with self.alone():
+                if looks == 0 or not self.another_waits():
+                    self.restore()
+                    return self.change(options)
+            looks -= 1
+            time.sleep(1)
+
+    def change(self, options: dict) -> dict:
         """Change what differs, under guard; return whether something did, and the token."""
-        if not self.module.check_mode:
-            self.wait_for_another(options["seconds"])
         users = [name for name in options["users"] if user_is_missing(name)]
         changes = {}
         for file in options["files"]:
@@ -239,7 +284,12 @@ class Guard:
 
     def confirm(self, token: str, services: list[str]) -> dict:
         """Keep the new settings: stop the timer, forget the old ones."""
-        self.module.run_command(f"systemctl stop {TIMER}")
+        with self.alone():
+            return self.forget(token, services)
+
+    def forget(self, token: str, services: list[str]) -> dict:
+        """Forget the old settings, unless they are back already."""
+        self.stop_timer()
         if not TOKEN.exists() or TOKEN.read_text() != token:
             self.module.fail_json(msg="the timer was faster", late=True)
         os.sync()  # whenever the power goes, the old state comes back, or the new one is whole
@@ -292,7 +342,8 @@ def main() -> None:
     elif options["step"] == "confirm":
         result = guard.confirm(options["token"], options["services"])
     else:
-        result = guard.restore()
+        with guard.alone():
+            result = guard.restore()
     module.exit_json(**result)
 
 
