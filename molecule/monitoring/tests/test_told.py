@@ -3,11 +3,15 @@
 import json
 import re
 import time
+from pathlib import Path
 
 import pytest
+from pages import commands_below
 from test_alerts import SHARE, SMALL
 
 testinfra_hosts = ["ansible://application"]
+
+PAGE = Path(__file__).parents[3] / "docs/monitoring.md"
 
 HOOK = """
 import http.server, pathlib
@@ -100,6 +104,24 @@ def test_what_follows_from_an_alert_is_shown_and_not_sent(host, watch, afterward
     host.run("sh -c %s", mend)
     assert watch.until(lambda: not watch.firing(), 180), watch.firing()
     assert watch.until(lambda: told(host, "firing") == told(host, "resolved"), 60)
+
+
+def test_a_silence_as_on_the_page_lets_nobody_be_told_until_it_ends(
+    host, watch, afterwards, receivers
+):
+    assert watch.until(lambda: watch.ask("/api/v1/alerts") and not watch.firing(), 180)
+    amtool = "amtool --alertmanager.url=http://127.0.0.1:9093"
+    afterwards(f"{amtool} silence expire $({amtool} silence query --quiet)")
+    afterwards("rm --force /run/reboot-required")
+    number = host.check_output("sh -c %s", commands_below(PAGE.read_text(), "Quiet for two hours"))
+    host.check_output("touch /run/reboot-required")
+    assert watch.fires("RebootPending", "node")
+    time.sleep(20)  # monitoring_group_seconds is 2, and Prometheus sends every 5 s
+    assert not told(host, "firing")
+    host.check_output(f"{amtool} silence expire {number}")
+    assert watch.until(lambda: "RebootPending" in told(host, "firing"), 60)
+    host.check_output("rm /run/reboot-required")
+    assert watch.until(lambda: "RebootPending" in told(host, "resolved"), 120)
 
 
 @pytest.fixture

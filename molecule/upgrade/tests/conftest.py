@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import re
 import subprocess
 import threading
 import time
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pages import commands_below
 
 PROJECT = Path(__file__).parents[3]
 PAGE = PROJECT / "docs/upgrading.md"
@@ -114,8 +114,7 @@ def afterwards(host) -> Iterator[Callable[[str], None]]:
 
 def steps_of_the_page(heading: str) -> str:
     """Return the commands below a heading of docs/upgrading.md."""
-    text = PAGE.read_text().partition(f"\n## {heading}\n")[2]
-    return re.search(r"```sh\n(.*?)```", text, re.DOTALL)[1]
+    return commands_below(PAGE.read_text(), heading)
 
 
 def bring_to(host, step: str, *properties: str) -> None:
