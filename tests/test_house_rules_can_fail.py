@@ -48,6 +48,11 @@ BROKEN = {
         (SPECS, "/^[a-z]+$/", "lower case", "nobody can read"),
         (SPECS, "/^[a-z]+$/", "/^[a-z+$/", "nobody can read"),
     ],
+    "bools_are_cast_where_they_decide": [
+        (TEMPLATE, "{{ web_user }}", "{{ 1 if web_secure_logging else 2 }}", "may be a text"),
+        (TEMPLATE, "{{ web_user }}", "{{ not web_secure_logging }}", "may be a text"),
+        (CONFIGURE, "changed_when: false", "when: 0 or web_secure_logging", "may be a text"),
+    ],
     "roles_know_only_themselves": [
         (TEMPLATE, "{{ web_user }}", "{{ store_path }}", "role web reads store_path"),
         (TEMPLATE, "{{ web_user }}", "{{ site_user }}", "reads site_user"),

@@ -98,6 +98,7 @@ def test_wrong_facts_of_the_deployment_are_told_by_their_names(refused):
         "site_app_static": "static; deny all",
         "site_app_packages": "libmagic1",
         "site_app_writable_directories": "/srv/uploads",
+        "site_database_url": ["postgresql:///shop"],
         "site_domains": "shop.example.org",
         "site_backup": "false",
         "site_monitoring": "false",

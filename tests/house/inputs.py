@@ -4,11 +4,15 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from house.tree import Mapping, Offence, load, roles, rule
+from jinja2 import nodes
+
+from house.tree import Mapping, Offence, files, load, roles, rule, templated
 
 UNDEFINED = re.compile(r"""\{\{ undef\(hint=(['"]).+\1\) \}\}""", re.DOTALL)
 RANGE = re.compile(r"Allowed: (-?\d+(?:\.\d+)?) to (-?\d+(?:\.\d+)?)\.$")
 PATTERN = re.compile(r"Allowed: /(.+)/\.$")
+# Preflight refuses a text there.
+AS_WRITTEN = "true or false without quotes"
 
 
 def _places(role: Path) -> tuple[Path, Mapping, Path, Mapping]:
@@ -116,6 +120,35 @@ def options_state_their_bounds(root: Path) -> Iterator[Offence]:
             if not pattern or not _compiles(pattern[1]):
                 fix = "end its description with `Allowed: /^[a-z]+$/.`, a valid regex."
                 yield Offence(specs, line, f"{name} has a bound nobody can read.", fix)
+
+
+@rule
+def bools_are_cast_where_they_decide(root: Path) -> Iterator[Offence]:
+    """A text, as -e brings it, is true in Jinja, also "false"."""
+    for role in roles(root):
+        _, _, _, options = _places(role)
+        bools = {
+            name
+            for name, option in options.items()
+            if option.get("type") == "bool" and AS_WRITTEN not in _description(option)
+        }
+        rooms = ("defaults/*.yml", "handlers/*.yml", "tasks/*.yml", "templates/*.j2", "vars/*.yml")
+        for path in files(role, *rooms):
+            for line, tree in templated(path):
+                for used in _deciding(tree):
+                    if used.name in bools:
+                        wrong = f"{used.name} may be a text here, and each text is true."
+                        fix = f"write `{used.name} | bool`."
+                        yield Offence(path, line + used.lineno - 1, wrong, fix)
+
+
+def _deciding(tree: nodes.Template) -> Iterator[nodes.Name]:
+    """Visit the variables on whose truth something depends just as they are."""
+    for node in tree.find_all((nodes.And, nodes.CondExpr, nodes.If, nodes.Not, nodes.Or)):
+        for part in ("test", "node", "left", "right"):
+            used = getattr(node, part, None)
+            if isinstance(used, nodes.Name):
+                yield used
 
 
 def _compiles(pattern: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 import shutil
 import subprocess
@@ -55,6 +56,11 @@ class Cluster:
     def port(self) -> int:
         """Return its port."""
         return int(self.conftool("--short", "show", "port"))
+
+    @property
+    def control(self) -> str:
+        """Return a digest of its control file, which each start and each checkpoint changes."""
+        return hashlib.sha256((self.data / "global/pg_control").read_bytes()).hexdigest()
 
     def starts(self, how: str) -> None:
         """Say whether it starts at boot: auto or manual."""

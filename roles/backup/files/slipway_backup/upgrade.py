@@ -137,9 +137,11 @@ def upgrade(settings: Settings, to: int, ask: bool) -> None:
             journal["before"] = common.measure()
             common.record(JOURNAL, journal)
             copy(old, new)
+            journal["control"] = old.control
             look(replace(settings, version=new.version), new, journal["before"])
             journal["step"] = "switching"
             common.record(JOURNAL, journal)
+            must_not_have_run(old, journal)
             settings = switch(settings, old, new)
             applications.pass_gate(settings)
         except BaseException:  # Ctrl-C and a lost connection, too
@@ -216,6 +218,25 @@ def analyze(*options: str, target: int = 0) -> None:
     settings += f" -c default_statistics_target={target}" if target else ""
     environment = {**os.environ, "PGOPTIONS": settings}
     common.as_postgres(["vacuumdb", "--all", "--quiet", *options], env=environment)
+
+
+def ran_meanwhile(old: Cluster, journal: dict) -> bool:
+    """Tell whether the old cluster was started since it was copied, and has its port still."""
+    return old.port == PORT and old.control != journal.get("control")
+
+
+def must_not_have_run(old: Cluster, journal: dict) -> None:
+    """Leave the old cluster where it is, if somebody has started it: no copy holds what came then.
+
+    :raises BackupError: where somebody has.
+    """
+    if ran_meanwhile(old, journal):
+        raise problem(
+            "PostgreSQL was started while its cluster was copied: nothing was replaced.",
+            old.unit,
+            "a PostgreSQL that stays stopped until the upgrade is done.",
+            "wait until site.yml, or whoever else started it, has ended; then upgrade again.",
+        )
 
 
 def switch(settings: Settings, old: Cluster, new: Cluster) -> Settings:
@@ -321,7 +342,7 @@ def recover(settings: Settings) -> Settings:
         return settings
     with common.alone(60):
         old, new = Cluster(journal["from"]), Cluster(journal["to"])
-        if step == "copying":
+        if step == "copying" or (step == "switching" and ran_meanwhile(old, journal)):
             undo(settings, journal)
             return replace(settings, version=old.version)
         if step == "reverting":
