@@ -1,6 +1,12 @@
-"""Two runs that write the same files at once do not stumble over each other."""
+"""Two runs that write the same files at once do not stumble; what is written over is named."""
 
+import getpass
 import glob
+import grp
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +89,36 @@ def test_only_what_is_ours_and_not_excepted_is_surplus(tmp_path, ours):
     options = {"patterns": [str(tmp_path / "*.conf")], "except": []}
     assert write_files.surplus(options) == [ours]
     assert write_files.surplus({**options, "except": [str(ours)]}) == []
+
+
+def play(folder: Path, *options: str) -> str:
+    """Write two files, of which one is there, by a task that hides what is in them."""
+    ours = {"owner": getpass.getuser(), "group": grp.getgrgid(os.getgid()).gr_name}
+    names = ("old", "new")
+    files = [{"dest": str(folder / name), "content": "secret", **ours} for name in names]
+    task = {"write_files": {"files": files}, "no_log": True}
+    play = {"hosts": "localhost", "gather_facts": False, "tasks": [task]}
+    (folder / "play.json").write_text(json.dumps([play]))
+    done = subprocess.run(
+        ["ansible-playbook", "-i", "localhost,", "-c", "local", *options, folder / "play.json"],
+        env={**os.environ, "ANSIBLE_CONFIG": str(Path(__file__).parents[1] / "ansible.cfg")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def test_a_file_that_stood_otherwise_is_named_though_its_content_is_hidden(tmp_path):
+    old = tmp_path / "old"
+    old.write_text("edited by hand\n")
+    this_python = f"ansible_python_interpreter={sys.executable}"
+    said = play(tmp_path, "--check", "--diff", "-e", this_python)
+    assert f"localhost: would rewrite {old}\n" in said
+    assert old.read_text() == "edited by hand\n"
+    said = play(tmp_path, "--diff", "-e", this_python)
+    assert f"localhost: rewrote {old}\n" in said
+    assert said.count("rewrote") == 1
+    assert "secret" not in said
+    assert old.read_text() == "secret\n"
+    assert "rewrote" not in play(tmp_path, "-e", this_python)

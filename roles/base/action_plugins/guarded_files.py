@@ -15,6 +15,7 @@ from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.playbook.play_context import PlayContext
 from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import connection_loader
+from ansible.utils.display import Display
 
 # A way in of its own: nothing of the connection that this run has open is used.
 ALONE = "-o ControlMaster=no -o ControlPath=none -o ServerAliveInterval=5 -o ServerAliveCountMax=2"
@@ -56,6 +57,7 @@ class ActionModule(ActionBase):
                 "accepts.\nFix: correct the inputs of this role in your inventory, and run again."
             )
         if result.get("failed") or not result.get("guarded"):
+            self.name_rewritten(result, task_vars)
             return result
         complaint = self.log_in(login)
         ended = {}
@@ -73,6 +75,7 @@ class ActionModule(ActionBase):
         elif ended.get("failed"):
             complaint = ended.get("msg", "the host failed")
         if not complaint:
+            self.name_rewritten(result, task_vars)
             return result
         back = "are back" if ended else "come back by themselves within a minute"
         result |= {
@@ -85,6 +88,13 @@ class ActionModule(ActionBase):
             "stands between this computer and the host, and run again.",
         }
         return result
+
+    def name_rewritten(self, result: dict, task_vars: dict) -> None:
+        """Name the files that stood otherwise, as the action plugin `write_files` does."""
+        if not result.get("failed"):
+            done = "would rewrite" if self._task.check_mode else "rewrote"
+            for path in result["rewritten"]:
+                Display().display(f"{task_vars['inventory_hostname']}: {done} {path}")
 
     def on_host(self, task_vars: dict, **arguments) -> dict:
         """Run the module."""

@@ -35,7 +35,7 @@ from ansible.plugins.loader import (
 from ansible.template import Templar
 
 USED = {
-    action_loader: ["debug", "fail", "normal", "validate_argument_spec"],
+    action_loader: ["debug", "fail", "normal", "validate_argument_spec", "write_files"],
     connection_loader: ["ssh"],
     lookup_loader: ["file", "template", "way_in"],
 }

@@ -247,6 +247,7 @@ class Guard:
         result = {
             "changed": guarded or bool(off),
             "files": sorted(map(str, changes)),
+            "rewritten": sorted(str(path) for path, (old, _, _) in changes.items() if old),
             "guarded": guarded and not self.module.check_mode,
             "diff": [{"prepared": f"user {name}: made\n"} for name in users]
             + [difference(path, old, new) for path, (old, new, _) in changes.items()],

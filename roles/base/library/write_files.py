@@ -169,6 +169,7 @@ def main() -> None:
     result = {
         "changed": bool(changes or gone or pending or to_start),
         "files": sorted(map(str, [*changes, *gone])),
+        "rewritten": sorted(str(path) for path, (old, _) in changes.items() if old),
         "diff": [difference(path, old, wanted(opt)) for path, (old, opt) in changes.items()]
         + [{"prepared": f"{path}: removed\n"} for path in gone],
     }
