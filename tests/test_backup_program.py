@@ -567,3 +567,14 @@ def test_a_lost_repository_is_refused_again_and_again(tmp_path, monkeypatch):
     for _ in range(2):
         with pytest.raises(common.BackupError, match="has lost its backups"):
             backup.run(settings, full=False)
+
+
+def test_a_password_that_another_run_has_made_meanwhile_stays(tmp_path):
+    path = tmp_path / "files.password"
+    backup.make_password(path)
+    first = path.read_text()
+    assert len(first) > 32
+    assert path.stat().st_mode & 0o777 == 0o600
+    backup.make_password(path)
+    assert path.read_text() == first
+    assert list(tmp_path.iterdir()) == [path]

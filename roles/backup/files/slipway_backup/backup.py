@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -42,8 +43,7 @@ def prepare(settings: Settings, stanza: dict | None = None) -> str:
             (path / "files").mkdir(mode=0o700, exist_ok=True)
             password = Path(repository["password_file"])
             if not password.exists():
-                with open(os.open(password, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
-                    file.write(secrets.token_urlsafe(32) + "\n")
+                make_password(password)
     if common.read("restore.json").get("step") == "replacing":
         return "A restore was interrupted; the repository is left alone."
     stanza = stanza or common.info()
@@ -66,6 +66,19 @@ def prepare(settings: Settings, stanza: dict | None = None) -> str:
     if settings.ssh:
         elsewhere.mark(settings, system)
     return "ready"
+
+
+def make_password(path: Path) -> None:
+    """Give a repository of files a password, whole and on the disk; leave one that is there."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+        file.write(secrets.token_urlsafe(32) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    with contextlib.suppress(FileExistsError):  # another run was faster, and may use its own by now
+        os.link(draft, path)
+    draft.unlink()
+    os.sync()  # the name, too, before anything is encrypted with it
 
 
 def must_not_begin_anew(settings: Settings, stanza: dict) -> None:
