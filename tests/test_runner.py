@@ -339,3 +339,25 @@ def test_only_who_tests_all_gets_a_browser(monkeypatch, exhaustive, has_browser)
     suite.test(exhaustive)
     assert ("browser" in groups) is has_browser
     assert {*setup.EVERYTHING} <= {*groups}
+
+
+def test_a_computer_without_what_it_takes_is_told_in_two_lines(tmp_path):
+    """Here it has nothing in its PATH, neither podman nor apt-get."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests/run.py", "tool", "true"],
+        env={"PATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    problem, fix = done.stderr.splitlines()
+    assert re.match(r"Problem: .*\bpodman\b.*: not installed, .* has no apt-get\.", problem)
+    assert re.match(r"Fix: install what Debian calls .*\bpodman\b", fix)
+
+
+def test_options_of_pytest_of_the_work_before_leave_no_test_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(suite, "ROOT", tmp_path)
+    monkeypatch.setattr(suite, "LOGS", tmp_path)
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-k nothing")
+    command = ["sh", "-c", 'test -z "${PYTEST_ADDOPTS+set}"']
+    assert suite.perform(suite.Check("x", command, tmp_path, is_pytest=False)).verdict == "passed"

@@ -1,8 +1,12 @@
 """The host has what every role counts on: packages, time, trust, a bounded journal, swap."""
 
+import os
 import re
+from urllib.parse import urlsplit
 
 testinfra_hosts = ["ansible://all"]
+
+INVENTORY = os.environ["MOLECULE_INVENTORY_FILE"]
 
 
 def test_only_what_is_needed_was_installed(host):
@@ -18,6 +22,22 @@ def test_our_facts_say_what_those_of_ansible_say(host):
     guest = "virtualization_tech_guest"  # a set once, whose order means nothing
     assert ours | {guest: sorted(ours[guest])} == same | {guest: sorted(same[guest])}
     assert len(ours) == 6
+
+
+def test_all_that_was_fetched_came_through_the_proxy_where_there_is_one(host, knob):
+    """The proxy's own log names whom it was asked for."""
+    proxy = knob("site_http_proxy", "")
+    configured = host.run("grep --no-messages --recursive ^Acquire::http::Proxy /etc/apt").stdout
+    assert (proxy in configured) if proxy else (configured == "")
+    if not proxy:
+        return
+    gateway = host.get_host("ansible://gateway", ansible_inventory=INVENTORY)
+    asked = gateway.check_output("cat /var/log/tinyproxy/tinyproxy.log")
+    servers = host.check_output("apt-get update --print-uris")
+    names = {urlsplit(uri).hostname for uri in re.findall(r"'(https?:\S+)'", servers)}
+    assert names
+    for name in {*names, urlsplit(knob("flask_app_package_index", "")).hostname}:
+        assert name in asked
 
 
 def test_the_clock_is_kept(host, knob):

@@ -72,6 +72,22 @@ def test_the_application_finds_its_environment(host, app, knob, workers):
         assert environment[name] == str(value)
 
 
+def test_releases_are_judged_by_the_promised_bounds(host, app, knob, workers):
+    told = json.loads(host.file(f"/etc/{app}/operate.json").content_string)
+    assert told == {
+        "gate": {
+            "path": knob("flask_app_health_path", "/health/ready"),
+            "host": knob("site_domains", ["_"])[0],
+            "highest_status": knob("flask_app_health_highest_status", 200),
+            "seconds": knob("flask_app_health_timeout_seconds", 30),
+            "warm_up_requests": knob("flask_app_warm_up_requests", 20),
+        },
+        "drain_seconds": knob("flask_app_drain_seconds", 1),
+    }
+    given = host.check_output("tr '\\0' '\\n' < /proc/%s/environ", str(workers[0].pid))
+    assert f"TRUSTED_PROXIES={knob('flask_app_trusted_proxies', 1)}" in given.splitlines()
+
+
 def test_the_virtualenv_is_what_the_lock_file_says(host, app, release):
     folder = f"/srv/{app}/releases/{release}"
     lock = host.file(f"{folder}/source/requirements.txt").content_string

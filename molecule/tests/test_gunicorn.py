@@ -58,6 +58,7 @@ def test_the_running_settings_are_the_promised_ones(knob, gunicorn_settings):
         "keepalive": knob("gunicorn_keepalive_seconds", 75),
         "max_requests": requests,
         "max_requests_jitter": knob("gunicorn_max_requests_jitter", requests // 10),
+        "loglevel": knob("gunicorn_log_level", "info"),
     }
     assert {name: gunicorn_settings[name] for name in promised} == promised
 

@@ -48,8 +48,18 @@ def test_the_running_limits_are_the_promised_ones(host, knob):
         "proxy_connect_timeout": f"{knob('nginx_proxy_connect_timeout_seconds', 5)}s",
         "proxy_read_timeout": f"{knob('nginx_proxy_timeout_seconds', 65)}s",
         "expires": f"{knob('nginx_static_max_age_seconds', 3600)}s",
+        "proxy_request_buffering": "on",  # a slow client holds no thread of the application
+        "proxy_buffering": "on",
     }.items():
         assert re.search(rf"^\s*{directive} {value};", dump, re.MULTILINE)
+
+
+def test_its_workers_are_nobody_else(host):
+    listed = host.check_output("ps -C nginx -o user=,args=").splitlines()
+    workers = [line.split()[0] for line in listed if "worker process" in line]
+    masters = [line.split()[0] for line in listed if "master process" in line]
+    assert set(workers) == {"www-data"}
+    assert masters == ["root"]
 
 
 def test_requests_reach_the_application(site):
@@ -275,6 +285,7 @@ def test_a_run_killed_before_the_reload_is_finished_by_the_next(host, playbook):
     step += "/etc/nginx/nginx.conf /etc/systemd/system/nginx.service.d/sandbox.conf"
     stamp = f"/var/lib/slipway/{hashlib.sha256(step.encode()).hexdigest()[:16]}"
     before = nginx_workers(host)
+    assert before
     host.check_output("touch %s", stamp)
     done = playbook("--tags", "nginx")
     assert re.search(r"changed=1 +unreachable=0 +failed=0", done.stdout)

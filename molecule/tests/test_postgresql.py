@@ -35,6 +35,10 @@ def test_memory_settings_follow_the_host(sql, knob, memory_mib):
     )
 
 
+def test_each_of_its_processes_runs_as_postgres(host):
+    assert set(host.check_output("ps -C postgres -o user=").split()) == {"postgres"}
+
+
 def test_parallel_settings_follow_the_cores(host, sql, knob):
     cores = int(host.check_output("nproc --all"))
     assert int(sql("SHOW max_parallel_workers")) == knob("postgresql_max_parallel_workers", cores)

@@ -92,6 +92,13 @@ def test_everything_wrong_is_told_at_once(refused):
     assert said.count("Fix:") >= 17
 
 
+def test_a_release_that_the_tests_do_not_cover_is_accepted_and_said(host, playbook, knob):
+    (release, *_) = knob("preflight_untested_releases", ["jammy", "noble"])
+    done = playbook("--tags", "preflight", "--extra-vars", f"preflight_release={release}")
+    assert done.returncode == 0, done.stdout
+    assert "accepted, but not tested here" in done.stdout
+
+
 def test_wrong_facts_of_the_deployment_are_told_by_their_names(refused):
     facts = {
         "site_app_name": ["shop"],

@@ -227,6 +227,7 @@ def perform(check, stop=None):
     log = log_of(check)
     started = time.monotonic()
     environment = setup.environment() | PLAIN_OUTPUT
+    environment.pop("PYTEST_ADDOPTS", None)  # a -k from the work before would leave tests out
     try:
         code = stream(
             check.command, log, cwd=check.folder, env=environment, own_group=True, stop=stop

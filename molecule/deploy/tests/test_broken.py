@@ -7,6 +7,7 @@ import pytest
 from conftest import on_server, releases, running, wait_for_phase
 
 testinfra_hosts = ["ansible://server"]
+WRONG_HASH = "toolz==1.0.0 --hash=sha256:" + "0" * 64
 LOCKED = "no-such-package-of-slipway==1.0 --hash=sha256:" + "0" * 64
 MIGRATION = """
 from alembic import op
@@ -29,6 +30,8 @@ SPOILT = {
     "import_error": ("app.py", "\nimport no_such_module\n", "No module named 'no_such_module'"),
     "syntax_error_in_lock_file": ("requirements.txt", "\n=== what is this\n", "requirements.txt"),
     "dependency_that_does_not_exist": ("requirements.txt", f"\n{LOCKED}\n", "no-such-package-of"),
+    "hash_of_another_package": ("requirements.txt", f"\n{WRONG_HASH}\n", "ash mismatch"),
+    "package_without_a_hash": ("requirements.txt", "\ntoolz==1.0.0\n", "toolz"),
     "health_says_500": (
         "app.py",
         "\napp.view_functions['health.ready'] = lambda: ('out of order', 500)\n",

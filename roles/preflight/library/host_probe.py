@@ -21,6 +21,7 @@ APT_LOCKS = [
     "/var/lib/apt/lists/lock",
     "/var/cache/apt/archives/lock",
 ]
+FIRST_BOOT = Path("/run/cloud-init")
 PORT_OF_SCHEME = {"http": 80, "https": 443}
 LISTENING = "0A"  # state column of /proc/net/tcp
 
@@ -44,9 +45,8 @@ def lock_holder(path: str) -> str:
 
 def apt_users() -> list[str]:
     """Name everybody who uses apt now: holders of its locks, and a first boot under way."""
-    boot = Path("/run/cloud-init")
-    ended = any((boot / end).exists() for end in ("result.json", "disabled"))
-    booting = boot.exists() and not ended
+    ended = any((FIRST_BOOT / end).exists() for end in ("result.json", "disabled"))
+    booting = FIRST_BOOT.exists() and not ended
     return [holder for holder in map(lock_holder, APT_LOCKS) if holder] + ["cloud-init"] * booting
 
 
