@@ -48,7 +48,14 @@ BROKEN = {
         (SPECS, "/^[a-z]+$/", "lower case", "nobody can read"),
         (SPECS, "/^[a-z]+$/", "/^[a-z+$/", "nobody can read"),
     ],
-    "bools_are_cast_where_they_decide": [
+    "inputs_are_cast_where_they_count": [
+        (TEMPLATE, "{{ web_user }}", "{{ web_workers + 1 }}", "web_workers may be a text"),
+        (
+            TEMPLATE,
+            "{{ web_user }}",
+            "{{ 1 if web_workers > 2 else 0 }}",
+            "web_workers may be a text",
+        ),
         (TEMPLATE, "{{ web_user }}", "{{ 1 if web_secure_logging else 2 }}", "may be a text"),
         (TEMPLATE, "{{ web_user }}", "{{ not web_secure_logging }}", "may be a text"),
         (CONFIGURE, "changed_when: false", "when: 0 or web_secure_logging", "may be a text"),

@@ -13,6 +13,7 @@ RANGE = re.compile(r"Allowed: (-?\d+(?:\.\d+)?) to (-?\d+(?:\.\d+)?)\.$")
 PATTERN = re.compile(r"Allowed: /(.+)/\.$")
 # Preflight refuses a text there.
 AS_WRITTEN = "true or false without quotes"
+CAST = {"bool", "int", "float"}
 
 
 def _places(role: Path) -> tuple[Path, Mapping, Path, Mapping]:
@@ -123,32 +124,33 @@ def options_state_their_bounds(root: Path) -> Iterator[Offence]:
 
 
 @rule
-def bools_are_cast_where_they_decide(root: Path) -> Iterator[Offence]:
-    """A text, as -e brings it, is true in Jinja, also "false"."""
+def inputs_are_cast_where_they_count(root: Path) -> Iterator[Offence]:
+    """Whatever -e brings is a text: "false" is true in Jinja, and so is "0"."""
     for role in roles(root):
         _, _, _, options = _places(role)
-        bools = {
-            name
+        types = {
+            name: option.get("type")
             for name, option in options.items()
-            if option.get("type") == "bool" and AS_WRITTEN not in _description(option)
+            if option.get("type") in CAST and AS_WRITTEN not in _description(option)
         }
         rooms = ("defaults/*.yml", "handlers/*.yml", "tasks/*.yml", "templates/*.j2", "vars/*.yml")
         for path in files(role, *rooms):
             for line, tree in templated(path):
-                for used in _deciding(tree):
-                    if used.name in bools:
-                        wrong = f"{used.name} may be a text here, and each text is true."
-                        fix = f"write `{used.name} | bool`."
+                for used in _counting(tree):
+                    if used.name in types:
+                        wrong = f"{used.name} may be a text here."
+                        fix = f"write `{used.name} | {types[used.name]}`."
                         yield Offence(path, line + used.lineno - 1, wrong, fix)
 
 
-def _deciding(tree: nodes.Template) -> Iterator[nodes.Name]:
-    """Visit the variables on whose truth something depends just as they are."""
-    for node in tree.find_all((nodes.And, nodes.CondExpr, nodes.If, nodes.Not, nodes.Or)):
-        for part in ("test", "node", "left", "right"):
-            used = getattr(node, part, None)
-            if isinstance(used, nodes.Name):
-                yield used
+def _counting(tree: nodes.Template) -> Iterator[nodes.Name]:
+    """Visit the variables that something depends on, or is calculated from, just as they are."""
+    parts = []
+    for node in tree.find_all((nodes.BinExpr, nodes.CondExpr, nodes.If, nodes.UnaryExpr)):
+        parts += [getattr(node, part, None) for part in ("test", "node", "left", "right")]
+    for node in tree.find_all(nodes.Compare):
+        parts += [node.expr, *(operand.expr for operand in node.ops)]
+    yield from (part for part in parts if isinstance(part, nodes.Name))
 
 
 def _compiles(pattern: str) -> bool:
