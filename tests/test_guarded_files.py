@@ -180,3 +180,26 @@ def test_check_mode_waits_for_nobody(host, sshd, monkeypatch):
     with guarded_files.Guard(host).alone():
         assert begin(host, sshd, "new")["changed"]
     assert sshd.read_text() == "old\n"
+
+
+def test_who_confirms_too_late_leaves_the_next_run_its_timer(host, sshd):
+    late = begin(host, sshd, "new")
+    assert timer_fires().wait() == 0
+    host.timer.clear()
+    begun = begin(host, sshd, "newer")
+    with pytest.raises(SystemExit, match="the timer was faster"):
+        confirm(host, late)
+    assert host.timer.is_set()
+    assert sshd.read_text() == "newer\n"
+    assert confirm(host, begun)["changed"]
+
+
+def test_who_takes_back_too_late_leaves_the_next_run_its_change(host, sshd):
+    late = begin(host, sshd, "new")
+    assert timer_fires().wait() == 0
+    host.timer.clear()
+    begun = begin(host, sshd, "newer")
+    guarded_files.Guard(host).take_back(late["token"])
+    assert sshd.read_text() == "newer\n"
+    guarded_files.Guard(host).take_back(begun["token"])
+    assert sshd.read_text() == "old\n"

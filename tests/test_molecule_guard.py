@@ -23,6 +23,12 @@ def test_it(host):
 """
 
 
+OF_NO_HOST = """
+def test_nobody():
+    pass
+"""
+
+
 @pytest.fixture
 def scenario(tmp_path) -> Path:
     """Make a scenario with two hosts and two files of tests."""
@@ -34,6 +40,7 @@ def scenario(tmp_path) -> Path:
     (tests.parent / "molecule.yml").write_text(SCENARIO)
     for name in ("test_a.py", "test_b.py"):
         (tests / name).write_text(TEST)
+    (tests / "test_c.py").write_text(OF_NO_HOST)
     return tests
 
 

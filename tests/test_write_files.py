@@ -91,6 +91,24 @@ def test_only_what_is_ours_and_not_excepted_is_surplus(tmp_path, ours):
     assert write_files.surplus({**options, "except": [str(ours)]}) == []
 
 
+def test_a_run_that_fails_names_what_it_has_rewritten_by_then(tmp_path, stamps, monkeypatch):
+    class Refused(Exception):
+        pass
+
+    def fail(_self, **result):
+        raise Refused(result["rewritten"])
+
+    old = tmp_path / "old"
+    old.write_text("edited by hand\n")
+    group = grp.getgrgid(os.getgid()).gr_name
+    file = {"dest": str(old), "content": "x", "mode": "0644", "owner": getpass.getuser()}
+    file |= {"group": group, "validate": ""}
+    monkeypatch.setattr(Host, "run_command", lambda *_: (1, "", "no"))
+    monkeypatch.setattr(Host, "fail_json", fail)
+    with pytest.raises(Refused, match=str(old)):
+        run(monkeypatch, {"files": [file], "apply": ["false"]})
+
+
 def play(folder: Path, *options: str) -> str:
     """Write two files, of which one is there, by a task that hides what is in them."""
     ours = {"owner": getpass.getuser(), "group": grp.getgrgid(os.getgid()).gr_name}

@@ -129,7 +129,8 @@ def test_prometheus_keeps_as_much_as_promised(ask, knob):
     settings = ask("127.0.0.1:9090/api/v1/status/config")["data"]["yaml"]
     assert f"scrape_interval: {knob('monitoring_scrape_seconds', 30)}s" in settings
     assert f"host: {knob('monitoring_host_name', '')}" in settings
-    assert re.search(rf"out_of_order_time_window: ({days}d|{days // 7}w)\n", settings)
+    ahead = knob("monitoring_out_of_order_days", days)
+    assert re.search(rf"out_of_order_time_window: ({ahead}d|{ahead // 7}w)\n", settings)
 
 
 def test_the_rules_have_the_bounds_of_the_inventory(rules, knob):

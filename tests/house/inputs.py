@@ -146,7 +146,9 @@ def inputs_are_cast_where_they_count(root: Path) -> Iterator[Offence]:
 def _counting(tree: nodes.Template) -> Iterator[nodes.Name]:
     """Visit the variables that something depends on, or is calculated from, just as they are."""
     parts = []
-    for node in tree.find_all((nodes.BinExpr, nodes.CondExpr, nodes.If, nodes.UnaryExpr)):
+    for node in tree.find_all(
+        (nodes.BinExpr, nodes.CondExpr, nodes.For, nodes.If, nodes.UnaryExpr)
+    ):
         parts += [getattr(node, part, None) for part in ("test", "node", "left", "right")]
     for node in tree.find_all(nodes.Compare):
         parts += [node.expr, *(operand.expr for operand in node.ops)]

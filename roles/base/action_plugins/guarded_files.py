@@ -77,7 +77,9 @@ class ActionModule(ActionBase):
         if not complaint:
             self.name_rewritten(result, task_vars)
             return result
-        back = "are back" if ended else "come back by themselves within a minute"
+        seconds = arguments.get("seconds", 60)
+        is_back = ended and (ended.get("late") or not ended.get("failed"))
+        back = "are back" if is_back else f"come back by themselves within {seconds} s"
         result |= {
             "failed": True,
             "msg": f"Nobody could log in with the new settings, so the old ones {back}.\n"

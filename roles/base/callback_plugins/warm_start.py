@@ -15,6 +15,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import multiprocessing
+import os
+import signal
 from collections.abc import Iterator
 
 from ansible import constants
@@ -23,6 +25,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.playbook import Playbook
 from ansible.playbook.block import Block
 from ansible.playbook.play import Play
+from ansible.playbook.task import Task
 from ansible.plugins.callback import CallbackBase
 from ansible.plugins.loader import (
     action_loader,
@@ -46,33 +49,50 @@ def actions(play: Play, part: list) -> Iterator[str]:
     for item in part:
         if isinstance(item, Block):
             yield from actions(play, [*item.block, *item.rescue, *item.always])
-        elif item.evaluate_tags(play.only_tags, play.skip_tags, {}):
+        elif is_wanted(item, play):
             yield item.action
 
 
-def pack(playbook: Playbook) -> None:
-    """Pack the modules of a playbook, the first task's first.
+def is_wanted(task: Task, play: Play) -> bool:
+    """Tell whether the tags of this run leave a task; if they cannot be read here, they may."""
+    try:
+        return task.evaluate_tags(play.only_tags, play.skip_tags, {})
+    except Exception:  # a template, say, of variables that only the run has
+        return True
+
+
+def pack(playbook: Playbook, run: int) -> None:
+    """Pack the modules of a playbook, the first task's first, as long as its run lives.
 
     What fails here fails where its task runs, or does not matter: an action may have no module.
+
+    :param run: the process id of that run.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run hears it, and ends this
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     compression = constants.DEFAULT_MODULE_COMPRESSION
-    facts = constants.config.get_config_value("FACTS_MODULES")
     templar = Templar(loader=DataLoader())
-    packed = set()
+    for name in modules(playbook):
+        if os.getppid() != run:
+            return
+        with contextlib.suppress(Exception):
+            modify_module(
+                module_name=name,
+                module_path=module_loader.find_plugin(name),
+                module_args={},
+                templar=templar,
+                module_compression=compression,
+            )
+
+
+def modules(playbook: Playbook) -> list[str]:
+    """Name what a playbook calls, each once."""
+    names = []
     for play in playbook.get_plays():
-        gathers = facts if play.gather_facts is not False else []
-        for name in [*gathers, *actions(play, play.compile())]:
-            path = module_loader.find_plugin(name)
-            if path and path not in packed:
-                packed.add(path)
-                with contextlib.suppress(Exception):
-                    modify_module(
-                        module_name=name,
-                        module_path=path,
-                        module_args={},
-                        templar=templar,
-                        module_compression=compression,
-                    )
+        if play.gather_facts is not False:
+            names += constants.config.get_config_value("FACTS_MODULES")
+        names += actions(play, play.compile())
+    return list(dict.fromkeys(names))
 
 
 class CallbackModule(CallbackBase):
@@ -90,7 +110,7 @@ class CallbackModule(CallbackBase):
             for name in names:
                 loader.get(name, class_only=True)
         fork = multiprocessing.get_context("fork")
-        self.packer = fork.Process(target=pack, args=(playbook,), daemon=True)
+        self.packer = fork.Process(target=pack, args=(playbook, os.getpid()), daemon=True)
         self.packer.start()
 
     def v2_playbook_on_play_start(self, play):

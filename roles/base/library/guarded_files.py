@@ -44,6 +44,8 @@ Before=nftables.service ssh.service
 
 [Service]
 Type=oneshot
+# Who may open the lock may hold it.
+UMask=0077
 # A run that hangs, or waits for ssh, which waits for this unit, does not keep the old state away.
 ExecStart=/bin/sh -c 'flock --close --wait 10 {LOCK} sh {RESTORE} \\
     || [ ! -e {RESTORE} ] || sh {RESTORE}'
@@ -289,9 +291,12 @@ class Guard:
             return self.forget(token, services)
 
     def forget(self, token: str, services: list[str]) -> dict:
-        """Forget the old settings, unless they are back already."""
-        self.stop_timer()
-        if not TOKEN.exists() or TOKEN.read_text() != token:
+        """Forget the old settings, unless they are back already; another run's are let be."""
+        if self.is_ours(token):
+            self.stop_timer()
+            if not self.is_ours(token):  # it was at work, and has been stopped
+                self.restore()
+        if not self.is_ours(token):
             self.module.fail_json(msg="the timer was faster", late=True)
         os.sync()  # whenever the power goes, the old state comes back, or the new one is whole
         TOKEN.unlink()
@@ -302,11 +307,21 @@ class Guard:
         self.enable(self.disabled(services))
         return {"changed": True}
 
-    def restore(self) -> dict:
+    def is_ours(self, token: str) -> bool:
+        """Tell whether it is our change that waits to be confirmed."""
+        return TOKEN.exists() and TOKEN.read_text() == token
+
+    def take_back(self, token: str) -> dict:
+        """Put the saved state back now, unless it is back, and another run's is saved."""
+        with self.alone():
+            if self.is_ours(token) or not TOKEN.exists():
+                self.restore()
+        return {"changed": True}
+
+    def restore(self) -> None:
         """Put the saved state back now; nothing where there is none."""
         if RESTORE.exists():
             self.module.run_command(["/bin/sh", str(RESTORE)])
-        return {"changed": True}
 
 
 def main() -> None:
@@ -343,8 +358,7 @@ def main() -> None:
     elif options["step"] == "confirm":
         result = guard.confirm(options["token"], options["services"])
     else:
-        with guard.alone():
-            result = guard.restore()
+        result = guard.take_back(options["token"])
     module.exit_json(**result)
 
 

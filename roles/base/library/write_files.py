@@ -45,8 +45,10 @@ def wanted(options: dict) -> tuple[str, int, str, str]:
     return content, int(options["mode"], 8), options["owner"], options["group"]
 
 
-def write(path: Path, new: tuple[str, int, str, str], validate: str, module: AnsibleModule) -> None:
-    """Put a file in its place by a rename, once its validator accepts it."""
+def write(
+    path: Path, new: tuple[str, int, str, str], validate: str, module: AnsibleModule, told: dict
+) -> None:
+    """Put a file in its place by a rename, once its validator accepts it, or fail with `told`."""
     content, mode, owner, group = new
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -60,7 +62,8 @@ def write(path: Path, new: tuple[str, int, str, str], validate: str, module: Ans
         if validate:
             code, out, error = module.run_command(validate.replace("%s", name))
             if code != 0:
-                module.fail_json(msg=f"{path} was not written: {validate} said:\n{out}{error}")
+                said = f"{path} was not written: {validate} said:\n{out}{error}"
+                module.fail_json(msg=said, **told)
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
@@ -76,11 +79,11 @@ def difference(path: Path, old: tuple | None, new: tuple) -> dict:
     return {"prepared": "".join(lines)}
 
 
-def run(command: str, module: AnsibleModule) -> None:
-    """Run a command that must succeed."""
+def run(command: str, module: AnsibleModule, told: dict) -> None:
+    """Run a command that must succeed; else fail, with `told`."""
     code, out, error = module.run_command(command)
     if code != 0:
-        module.fail_json(msg=f"{command} ended with {code}:\n{out}{error}")
+        module.fail_json(msg=f"{command} ended with {code}:\n{out}{error}", **told)
 
 
 def surplus(options: dict | None) -> list[Path]:
@@ -178,17 +181,20 @@ def main() -> None:
     if pending:
         STAMPS.mkdir(mode=0o755, exist_ok=True)
         stamp.write_text("\n".join(apply) + "\n")
-    for path, (_, options) in changes.items():
-        write(path, wanted(options), options["validate"], module)
+    told = {"rewritten": []}
+    for path, (old, options) in changes.items():
+        write(path, wanted(options), options["validate"], module, told)
+        if old:
+            told["rewritten"].append(str(path))
     for path in gone:
         remove(path, module)
     if pending:
         for command in apply:
-            run(command, module)
+            run(command, module, told)
         stamp.unlink(missing_ok=True)  # another run may have applied the same
     for verb, service in to_start:
         if verb == "enable" or not is_starting(service, module):
-            run(f"systemctl {verb} {service}", module)
+            run(f"systemctl {verb} {service}", module, told)
     module.exit_json(**result)
 
 

@@ -58,6 +58,12 @@ class Cluster:
         return int(self.conftool("--short", "show", "port"))
 
     @property
+    def started(self) -> str:
+        """Return when systemd has started it last; neither pg_upgrade nor a stop changes that."""
+        show = ["systemctl", "show", "--value", "--property=ActiveEnterTimestampMonotonic"]
+        return common.run([*show, self.unit]).strip()
+
+    @property
     def control(self) -> str:
         """Return a digest of its control file, which each start and each checkpoint changes."""
         return hashlib.sha256((self.data / "global/pg_control").read_bytes()).hexdigest()
