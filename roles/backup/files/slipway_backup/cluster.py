@@ -59,7 +59,7 @@ class Cluster:
 
     @property
     def started(self) -> str:
-        """Return when systemd has started it last; neither pg_upgrade nor a stop changes that."""
+        """Return when systemd has started it last; "0" where it has forgotten what does not run."""
         show = ["systemctl", "show", "--value", "--property=ActiveEnterTimestampMonotonic"]
         return common.run([*show, self.unit]).strip()
 

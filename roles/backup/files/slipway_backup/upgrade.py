@@ -139,7 +139,7 @@ def upgrade(settings: Settings, to: int, ask: bool) -> None:
             started = old.started
             copy(old, new)
             # One that was started meanwhile, and still runs, has the digest of one that runs.
-            journal["control"] = old.control if old.started == started else ""
+            journal["control"] = old.control if old.started in ("0", started) else ""
             look(replace(settings, version=new.version), new, journal["before"])
             journal["step"] = "switching"
             common.record(JOURNAL, journal)
