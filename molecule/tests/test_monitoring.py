@@ -133,6 +133,17 @@ def test_prometheus_keeps_as_much_as_promised(ask, knob):
     assert re.search(rf"out_of_order_time_window: ({ahead}d|{ahead // 7}w)\n", settings)
 
 
+def test_prometheus_is_restarted_when_the_clock_was_set(host):
+    """faults-vm sets a clock and asks what Prometheus hears; a container has the machine's."""
+    timer = host.service("slipway-clock.timer")
+    assert timer.is_enabled
+    assert timer.is_running
+    assert timer.systemd_properties["OnClockChange"] == "yes"
+    before = host.service("prometheus").systemd_properties["MainPID"]
+    host.check_output("systemctl start slipway-clock.service")
+    assert host.service("prometheus").systemd_properties["MainPID"] != before
+
+
 def test_the_rules_have_the_bounds_of_the_inventory(rules, knob):
     window = knob("monitoring_window_seconds", 300)
     assert rules["app:requests:per_second"]["query"].count(f"[{span(window)}]") == 1

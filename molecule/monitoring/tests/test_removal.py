@@ -21,7 +21,8 @@ def test_one_variable_stops_everything_and_starts_it_again(host, watch, playbook
     for name in DAEMONS:
         assert not host.service(name).is_running
         assert not host.service(name).is_enabled
-    assert host.run("systemctl cat slipway-metrics.timer").rc != 0
+    for timer in ("slipway-clock.timer", "slipway-metrics.timer"):
+        assert host.run("systemctl cat %s", timer).rc != 0
     assert host.check_output("ss -ltnH 'sport >= 9090 and sport <= 9187'") == ""
     folders = "/etc/slipway/monitoring /usr/local/lib/slipway/metrics /run/slipway-metrics"
     assert host.run(f"find {folders} -type f").stdout == ""

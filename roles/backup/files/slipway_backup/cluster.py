@@ -58,10 +58,9 @@ class Cluster:
         return int(self.conftool("--short", "show", "port"))
 
     @property
-    def started(self) -> str:
-        """Return when systemd has started it last; "0" where it has forgotten what does not run."""
-        show = ["systemctl", "show", "--value", "--property=ActiveEnterTimestampMonotonic"]
-        return common.run([*show, self.unit]).strip()
+    def runs(self) -> bool:
+        """Tell whether it runs."""
+        return common.succeeds(["pg_ctlcluster", str(self.version), "main", "status"])
 
     @property
     def control(self) -> str:

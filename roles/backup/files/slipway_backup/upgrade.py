@@ -136,10 +136,9 @@ def upgrade(settings: Settings, to: int, ask: bool) -> None:
             applications.stop(settings)
             journal["before"] = common.measure()
             common.record(JOURNAL, journal)
-            started = old.started
             copy(old, new)
-            # One that was started meanwhile, and still runs, has the digest of one that runs.
-            journal["control"] = old.control if old.started in ("0", started) else ""
+            # One that was started meanwhile runs.
+            journal["control"] = "" if old.runs else old.control
             look(replace(settings, version=new.version), new, journal["before"])
             journal["step"] = "switching"
             common.record(JOURNAL, journal)
