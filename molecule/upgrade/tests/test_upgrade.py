@@ -203,11 +203,13 @@ def test_an_upgrade_that_is_killed_takes_itself_back(host, names, serving):
 
 
 def test_what_is_written_while_the_copy_is_looked_at_is_not_lost(host, sql, names, serving):
-    """As site.yml does, somebody starts the old cluster once it has been copied."""
+    """As site.yml does, somebody starts the old cluster, while the upgrade stands still."""
     bring_to(host, "copying")
     host.check_output("timeout 300 sh -c 'until ls /run/slipway-upgrade/.s.*; do sleep 0.02; done'")
+    host.check_output("systemctl kill --signal=STOP slipway-upgrade")
     host.check_output("systemctl start postgresql@15-main")
     sql("INSERT INTO users (name) VALUES ('meanwhile')")
+    host.check_output("systemctl kill --signal=CONT slipway-upgrade")
     gone = "while systemctl is-active slipway-upgrade; do sleep 1; done"
     host.check_output("timeout 300 sh -c %s", gone)
     said = host.check_output("journalctl --unit slipway-upgrade --output=cat --lines=50")
