@@ -42,6 +42,8 @@ MAGIC = {
     "ansible_run_tags",
     "ansible_search_path",
     "ansible_skip_tags",
+    "ansible_ssh_port",
+    "ansible_ssh_user",
     "ansible_user",
     "ansible_verbosity",
     "ansible_version",
