@@ -33,6 +33,13 @@ def test_nginx_is_locked_down(host):
     assert float(host.check_output(f"{analyze} | tail --lines=1").split()[6]) <= 3
 
 
+def test_it_listens_where_it_was_told(host, knob):
+    seen = host.check_output("ss --listening --tcp --numeric --no-header 'sport = :80'")
+    told = knob("nginx_listen", ["80", "[::]:80"])
+    addresses = {address if ":" in address else f"0.0.0.0:{address}" for address in told}
+    assert {row.split()[3] for row in seen.splitlines()} == addresses
+
+
 def test_the_running_limits_are_the_promised_ones(host, knob):
     dump = host.check_output("nginx -T 2>/dev/null")
     for directive, value in {
