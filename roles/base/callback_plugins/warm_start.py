@@ -7,8 +7,8 @@ a tenth of a second run.
 
 Ansible packs a module with the library that it needs when the first task calls it, a quarter of a
 second each, while the host waits. Here a process beside packs those of the playbook ahead, in the
-order of its tasks, into the same cache. It then adds the bytecode: a host whose Python is of the
-version of this one need not compile some fifty files for each task; any other takes the source.
+order of its tasks, into the same cache. It then adds the library's bytecode: a host with Python of
+the version of this one need not compile some fifty files for each task; others take the source.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import marshal
 import multiprocessing
 import os
 import signal
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,20 @@ from ansible.plugins.loader import (
     test_loader,
 )
 from ansible.template import Templar
+
+DOCUMENTATION = """
+name: warm_start
+type: aggregate
+short_description: loads and packs ahead what the tasks of a run need
+description: See docs/decisions/0008-few-round-trips.md.
+options:
+  bytecode:
+    description: Whether modules are sent with their library's bytecode, 0.3 MB more for each task.
+    type: bool
+    default: true
+    ini: [{section: callback_warm_start, key: bytecode}]
+    env: [{name: WARM_START_BYTECODE}]
+"""
 
 USED = {
     action_loader: ["debug", "fail", "normal", "validate_argument_spec", "write_files"],
@@ -70,13 +85,15 @@ def is_wanted(task: Task, play: Play) -> bool:
         return True
 
 
-def pack(playbook: Playbook, run: int) -> None:
+def pack(playbook: Playbook, run: int, with_bytecode: bool) -> None:
     """Pack the modules of a playbook, the first task's first, as long as its run lives.
 
     What fails here fails where its task runs, or does not matter: an action may have no module.
 
     :param run: the process id of that run.
+    :param with_bytecode: whether to add that of the library.
     """
+    warnings.simplefilter("ignore")  # of sources: nobody asked this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run hears it, and ends this
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with contextlib.suppress(AttributeError):  # each source is in most modules: read it once
@@ -96,16 +113,18 @@ def pack(playbook: Playbook, run: int) -> None:
                 templar=templar,
                 module_compression=compression,
             )
-            for path in {*cache.glob("*-none")} - done:  # not its locks, nor what a debugger has
+            # Not its locks, nor what a debugger has; and each only once.
+            for path in {*cache.glob("*-none")} - done if with_bytecode else ():
                 done.add(path)
                 add_bytecode(path, compiled)
 
 
 def add_bytecode(path: Path, compiled: dict[tuple[str, bytes], bytes]) -> None:
-    """Add to a packed module, beside each source, its bytecode.
+    """Add to a packed module, beside each source of the library, its bytecode.
 
     It is marked as not to be checked against the source
-    (https://peps.python.org/pep-0552/), which lies beside it in the same archive.
+    (https://peps.python.org/pep-0552/), which lies beside it in the same archive. The module itself
+    stays source: by its path Ansible knows whose a deprecation is.
 
     :param path: the module in Ansible's cache.
     :param compiled: the bytecode of what was seen before, which grows: most is in each module.
@@ -116,6 +135,8 @@ def add_bytecode(path: Path, compiled: dict[tuple[str, bytes], bytes]) -> None:
         for item in sources.infolist():
             source = sources.read(item)
             both.writestr(item, source)
+            if not item.filename.startswith("ansible/module_utils/"):
+                continue
             key = item.filename, source
             if key not in compiled:
                 compiled[key] = bytecode(*key)
@@ -155,7 +176,8 @@ class CallbackModule(CallbackBase):
             for name in names:
                 loader.get(name, class_only=True)
         fork = multiprocessing.get_context("fork")
-        self.packer = fork.Process(target=pack, args=(playbook, os.getpid()), daemon=True)
+        arguments = (playbook, os.getpid(), self.get_option("bytecode"))
+        self.packer = fork.Process(target=pack, args=arguments, daemon=True)
         self.packer.start()
 
     def v2_playbook_on_play_start(self, play):
