@@ -101,10 +101,13 @@ def pack(playbook: Playbook, run: int, with_bytecode: bool) -> None:
     compression = constants.DEFAULT_MODULE_COMPRESSION
     templar = Templar(loader=DataLoader())
     cache = Path(constants.DEFAULT_LOCAL_TMP, "ansiballz_cache")
-    compiled, done = {}, set()
+    compiled, done, named = {}, set(), set()
     for name in modules(playbook):
         if os.getppid() != run:
             return
+        if name in named:
+            continue
+        named.add(name)
         with contextlib.suppress(Exception):
             module_common.modify_module(
                 module_name=name,
@@ -151,14 +154,12 @@ def bytecode(name: str, source: bytes) -> bytes:
     return importlib.util.MAGIC_NUMBER + unchecked + marshal.dumps(code)
 
 
-def modules(playbook: Playbook) -> list[str]:
-    """Name what a playbook calls, each once."""
-    names = []
+def modules(playbook: Playbook) -> Iterator[str]:
+    """Name what a playbook calls; what comes first is named before the rest is read."""
     for play in playbook.get_plays():
         if play.gather_facts is not False:
-            names += constants.config.get_config_value("FACTS_MODULES")
-        names += actions(play, play.compile())
-    return list(dict.fromkeys(names))
+            yield from constants.config.get_config_value("FACTS_MODULES")
+        yield from actions(play, play.compile())
 
 
 class CallbackModule(CallbackBase):
@@ -169,16 +170,16 @@ class CallbackModule(CallbackBase):
     CALLBACK_NEEDS_ENABLED = True
 
     def v2_playbook_on_start(self, playbook):
-        """Load the plugins: all filters and tests, and the others by name; begin to pack."""
+        """Begin to pack; load the plugins: all filters and tests, and the others by name."""
+        fork = multiprocessing.get_context("fork")
+        arguments = (playbook, os.getpid(), self.get_option("bytecode"))
+        self.packer = fork.Process(target=pack, args=arguments, daemon=True)
+        self.packer.start()
         for loader in (filter_loader, test_loader):
             list(loader.all())
         for loader, names in USED.items():
             for name in names:
                 loader.get(name, class_only=True)
-        fork = multiprocessing.get_context("fork")
-        arguments = (playbook, os.getpid(), self.get_option("bytecode"))
-        self.packer = fork.Process(target=pack, args=arguments, daemon=True)
-        self.packer.start()
 
     def v2_playbook_on_play_start(self, play):
         """Take all that lives by now out of the collector's sight."""
