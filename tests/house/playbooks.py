@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from house.tree import Mapping, Offence, arguments, files, listed, load, module, rule, tasks
+from house.tree import Mapping, Offence, files, listed, load, module, rule
 
 WIRING = {
     "become",
@@ -37,26 +37,14 @@ def playbooks_have_telling_names(root: Path) -> Iterator[Offence]:
             yield Offence(path, 1, f"{path.name} is neither noun nor verb-noun.", fix)
 
 
-def is_operation(path: Path) -> bool:
-    """Tell whether a playbook has tasks of its own."""
-    return "-" in path.stem or path.stem in LOOKING
-
-
-def imports(play: Mapping) -> Iterator[Mapping]:
-    """Yield the tasks of a play that import a role."""
-    for task in tasks(play.get("tasks", [])):
-        if module(task) == "import_role":
-            yield task
-
-
 @rule
 def nouns_hold_only_wiring(root: Path) -> Iterator[Offence]:
     """Logic lives in roles, knobs in the inventory; operations, and who only looks, have tasks."""
     for path in files(root, "playbooks/*.yml"):
+        operation = "-" in path.stem or path.stem in LOOKING
         for play in load(path):
-            is_wiring = [*imports(play)] == [*tasks(play.get("tasks", []))]
-            for key in play.keys() - WIRING - ({"tasks"} if is_wiring else set()):
-                if key == "vars_files" or not is_operation(path):
+            for key in play.keys() - WIRING:
+                if key == "vars_files" or not operation:
                     fix = "move logic into a role and values into inventory/group_vars/."
                     yield Offence(path, play.key_lines[key], f"{key} in a playbook.", fix)
 
@@ -66,36 +54,9 @@ def roles_are_called_with_their_tag(root: Path) -> Iterator[Offence]:
     """`--tags nginx` reaches the role nginx; a play tagged `always` needs no other."""
     for path in files(root, "playbooks/*.yml"):
         for play in load(path):
-            calls = [
-                call if isinstance(call, Mapping) else Mapping(role=call)
-                for call in play.get("roles", [])
-            ]
-            if not is_operation(path):
-                calls += [Mapping(call, role=arguments(call)["name"]) for call in imports(play)]
-            for role in calls:
+            for call in play.get("roles", []):
+                role = call if isinstance(call, Mapping) else Mapping(role=call)
                 tags = {*listed(role.get("tags")), *listed(play.get("tags"))}
                 if not tags & {role["role"], "always"}:
                     wrong = f"{role['role']} lacks its tag."
                     yield Offence(path, play.line, wrong, f"add tags: [{role['role']}] to it.")
-
-
-@rule
-def inputs_are_unchecked_only_after_preflight(root: Path) -> Iterator[Offence]:
-    """Ansible checks a role's inputs as it begins; `rolespec_validate: false` is for site.yml."""
-    site, preflight = root / "site.yml", root / "playbooks/preflight.yml"
-    judged = preflight.read_text() if preflight.exists() else ""
-    playbooks = files(root, "playbooks/*.yml")
-    for path in playbooks:
-        is_only_of_site = f"playbooks/{path.name}" in site.read_text() and not any(
-            f"import_playbook: {path.name}" in other.read_text() for other in playbooks
-        )
-        for call in (call for play in load(path) for call in imports(play)):
-            role = arguments(call)["name"]
-            if arguments(call).get("rolespec_validate") is not False:
-                continue
-            fix = "leave rolespec_validate: false out."
-            if path != preflight and not is_only_of_site:
-                yield Offence(path, call.line, f"{role} may run without preflight here.", fix)
-            if f"'{role}'" not in judged:
-                wrong = f"preflight does not judge the inputs of {role}."
-                yield Offence(path, call.line, wrong, f"name it in preflight_roles, or {fix}")
