@@ -28,6 +28,7 @@ PLAYBOOK = r"""
       delay: 0.5
       when: wait_for | length > 0
     - block:
+        - ansible.builtin.gather_facts:
         - ansible.builtin.ping:
         - where_from:
           register: library
@@ -53,7 +54,8 @@ def run(folder: Path, waits: bool, **environment: str) -> str:
     (folder / "playbook.yml").write_text(PLAYBOOK)
     (folder / "tmp").mkdir()
     ours = {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_DEBUG": "1"}
-    here = {"ANSIBLE_LIBRARY": "library", "ANSIBLE_LOCAL_TEMP": str(folder / "tmp")}
+    libraries = f"library:{PROJECT / 'roles/base/library'}"
+    here = {"ANSIBLE_LIBRARY": libraries, "ANSIBLE_LOCAL_TEMP": str(folder / "tmp")}
     variables = (
         f"ansible_python_interpreter={sys.executable} wait_for={folder / 'tmp' if waits else ''}"
     )

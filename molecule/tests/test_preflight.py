@@ -99,6 +99,14 @@ def test_a_release_that_the_tests_do_not_cover_is_accepted_and_said(host, playbo
     assert "accepted, but not tested here" in done.stdout
 
 
+def test_a_host_without_python_is_told_what_to_install(playbook):
+    done = playbook("--extra-vars", "ansible_python_interpreter=/usr/bin/python3.0")
+    assert done.returncode != 0
+    assert "has no /usr/bin/python3.0; nothing was changed." in done.stdout
+    assert "apt-get install python3" in done.stdout
+    assert changed(done.stdout) == 0
+
+
 def test_wrong_facts_of_the_deployment_are_told_by_their_names(refused):
     facts = {
         "site_app_name": ["shop"],

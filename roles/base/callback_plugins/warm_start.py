@@ -133,18 +133,17 @@ def add_bytecode(path: Path, compiled: dict[tuple[str, bytes], bytes]) -> None:
     :param compiled: the bytecode of what was seen before, which grows: most is in each module.
     """
     module = module_common._CachedModule.load(str(path))
-    given, made = io.BytesIO(base64.b64decode(module.zip_data)), io.BytesIO()
-    with zipfile.ZipFile(given) as sources, zipfile.ZipFile(made, "w") as both:
-        for item in sources.infolist():
-            source = sources.read(item)
-            both.writestr(item, source)
+    packed = io.BytesIO(base64.b64decode(module.zip_data))
+    with zipfile.ZipFile(packed, "a") as archive:
+        for item in [*archive.infolist()]:
             if not item.filename.startswith("ansible/module_utils/"):
                 continue
-            key = item.filename, source
+            key = item.filename, archive.read(item)
             if key not in compiled:
                 compiled[key] = bytecode(*key)
-            both.writestr(f"{item.filename}c", compiled[key], compress_type=item.compress_type)
-    dataclasses.replace(module, zip_data=base64.b64encode(made.getvalue())).dump(str(path))
+            name = f"{item.filename}c"
+            archive.writestr(name, compiled[key], compress_type=item.compress_type)
+    dataclasses.replace(module, zip_data=base64.b64encode(packed.getvalue())).dump(str(path))
 
 
 def bytecode(name: str, source: bytes) -> bytes:
@@ -156,10 +155,12 @@ def bytecode(name: str, source: bytes) -> bytes:
 
 def modules(playbook: Playbook) -> Iterator[str]:
     """Name what a playbook calls; what comes first is named before the rest is read."""
+    facts = constants.config.get_config_value("FACTS_MODULES")
     for play in playbook.get_plays():
         if play.gather_facts is not False:
-            yield from constants.config.get_config_value("FACTS_MODULES")
-        yield from actions(play, play.compile())
+            yield from facts
+        for action in actions(play, play.compile()):
+            yield from facts if action == "ansible.builtin.gather_facts" else [action]
 
 
 class CallbackModule(CallbackBase):

@@ -314,8 +314,6 @@ def read(source: str, version: str, subfolder: str) -> Folder | Tarball | Reposi
 class ActionModule(ActionBase):
     """Tell what the source is; with `dest`, pack it and bring it to the host."""
 
-    TRANSFERS_FILES = True
-
     def run(self, tmp=None, task_vars=None):
         """Return `id` (of the content), `revision`, `version`, `pin` (the same again), `bytes`."""
         super().run(tmp, task_vars)

@@ -1,0 +1,31 @@
+"""Log in to a host for the first time, and refuse one without the Python that Ansible needs there.
+
+It needs no Python itself: one shell command as the user who connects.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+from ansible import constants
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+
+class ActionModule(ActionBase):
+    """Look for the interpreter; one that Ansible is to discover itself is left to it."""
+
+    def run(self, tmp=None, task_vars=None):
+        """Fail where it is not there; change nothing."""
+        super().run(tmp, task_vars)
+        python = constants.config.get_config_value("INTERPRETER_PYTHON", variables=task_vars)
+        look = f"test -x {shlex.quote(python)}" if python.startswith("/") else "true"
+        if self._low_level_execute_command(look, sudoable=False)["rc"] != 0:
+            host = task_vars["inventory_hostname"]
+            raise AnsibleActionFail(
+                f"{host} has no {python}; nothing was changed.\n"
+                "Seen in: ansible_python_interpreter, else interpreter_python of ansible.cfg.\n"
+                "Allowed: a Python 3 that is installed there.\n"
+                f"Fix: on {host}, as root: apt-get install python3"
+            )
+        return {"changed": False}
