@@ -57,10 +57,17 @@ def test_the_running_settings_are_the_promised_ones(knob, gunicorn_settings):
         "timeout": knob("gunicorn_timeout_seconds", 60),
         "graceful_timeout": knob("gunicorn_graceful_timeout_seconds", 30),
         "keepalive": knob("gunicorn_keepalive_seconds", 75),
+        "loglevel": knob("gunicorn_log_level", "info"),
         "max_requests": requests,
         "max_requests_jitter": knob("gunicorn_max_requests_jitter", requests // 10),
     }
     assert {name: gunicorn_settings[name] for name in promised} == promised
+
+
+def test_a_request_may_calculate_as_long_as_promised(host, app, knob):
+    """What comes of one that goes on longer is seen in tests/test_gunicorn_hooks.py."""
+    seconds = knob("gunicorn_request_cpu_seconds", knob("gunicorn_timeout_seconds", 60))
+    assert host.file(f"/etc/{app}/gunicorn.conf.py").contains(f"if used > {seconds}:$")
 
 
 def test_heartbeats_are_written_where_promised(host, app, knob, workers):

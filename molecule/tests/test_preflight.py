@@ -97,6 +97,8 @@ def test_a_release_that_the_tests_do_not_cover_is_accepted_and_said(host, playbo
     done = playbook("--tags", "preflight", "--extra-vars", f"preflight_release={release}")
     assert done.returncode == 0, done.stdout
     assert "accepted, but not tested here" in done.stdout
+    tested = ", ".join(knob("preflight_supported_releases", ["bookworm", "trixie"]))
+    assert f"Tested: {tested}." in done.stdout
 
 
 def test_a_host_without_python_is_told_what_to_install(playbook):
@@ -132,12 +134,14 @@ def test_what_a_role_would_take_apart_is_refused(refused):
             {
                 "gunicorn_allowed_addresses": "203.0.113.5",
                 "flask_app_environment": "A=1",
+                "preflight_supported_releases": "trixie",
                 "gunicorn_service_settings": {"MemoryMax": "1G\nUser=root"},
             }
         )
     )
     assert "gunicorn_allowed_addresses is '203.0.113.5'." in said
     assert "flask_app_environment is 'A=1'." in said
+    assert "preflight_supported_releases is 'trixie'." in said
     assert "MemoryMax of gunicorn_service_settings has" in said
 
 
@@ -173,7 +177,7 @@ def test_alerts_that_could_not_be_told_are_refused(refused):
     assert re.search(r"monitoring_window_seconds is 60, in which there\s+are too few looks", said)
 
 
-def test_connections_and_memory_beyond_the_budget_are_refused(refused):
+def test_connections_and_memory_beyond_the_budget_are_refused(refused, knob):
     said = refused(
         "gunicorn_workers=40",
         "postgresql_max_connections=100",
@@ -181,8 +185,9 @@ def test_connections_and_memory_beyond_the_budget_are_refused(refused):
         "postgresql_shared_buffers_mib=2000",
     )
     assert re.search(r"may open \d+ connections", said)
-    assert "MiB of memory: system" in said
-    assert re.search(r"monitoring 1[56]0", said)
+    assert f"and {knob('preflight_reserved_connections', 11)} are kept for people" in said
+    assert f"MiB of memory: system {knob('preflight_system_memory_mib', 150)}, database" in said
+    assert f"monitoring {knob('preflight_monitoring_memory_mib', 150)}," in said
     assert said.count("Fix:") >= 2
 
 
