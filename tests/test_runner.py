@@ -163,14 +163,15 @@ def test_the_emulated_machine_runs_beside_the_others_and_not_beside_a_measuremen
     assert (tmp_path / "molecule-vm.log").read_text() == "hidden\n"
 
 
+@pytest.mark.parametrize("name", ["house tests", "app tests"])
 @pytest.mark.parametrize(("machine", "shown"), [(False, False), (True, True)])
-def test_the_house_tests_are_beside_the_linters_where_no_machine_is(
-    tmp_path, monkeypatch, capsys, machine, shown
+def test_the_quick_tests_are_beside_the_linters_where_no_machine_is(
+    tmp_path, monkeypatch, capsys, machine, shown, name
 ):
     checks = scenarios_of_shell(tmp_path, monkeypatch, vm="true") if machine else []
     monkeypatch.setattr(suite, "ROOT", tmp_path)
     monkeypatch.setattr(suite, "LOGS", tmp_path)
-    checks.append(suite.Check("house tests", ["echo", "kept the rules"], tmp_path, is_pytest=False))
+    checks.append(suite.Check(name, ["echo", "kept the rules"], tmp_path, is_pytest=False))
     assert suite.run(checks) == 0
     assert ("kept the rules" in capsys.readouterr().out) == shown
 
@@ -183,14 +184,29 @@ def test_what_fails_beside_fails_the_run(tmp_path, monkeypatch, capsys):
     assert shown[-1] == "1 passed, 1 failed"
 
 
+@pytest.fixture
+def interruptible():
+    """Take Ctrl-C even where the tests were started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_run_destroys_the_hosts_and_goes_no_further(tmp_path, monkeypatch, capsys):
     checks = scenarios_of_shell(
-        tmp_path, monkeypatch, vm="sleep 60", default="sleep 60", override="touch went-on"
+        tmp_path,
+        monkeypatch,
+        vm="touch begun; sleep 60",
+        default="sleep 60",
+        override="touch went-on",
     )
     stream, destroyed = suite.stream, []
 
     def interrupted(command, log, *, stop, **options):
         if not stop:
+            while not (tmp_path / "begun").exists():
+                time.sleep(0.01)
             raise KeyboardInterrupt
         return stream(command, log, stop=stop, **options)
 
@@ -220,14 +236,6 @@ def test_silence_is_broken_by_a_sign_of_life(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(processes, "SILENCE_SECONDS", 0.5)
     processes.stream(["sleep", "2.5"], tmp_path / "log")
     assert "still running after" in capsys.readouterr().out
-
-
-@pytest.fixture
-def interruptible():
-    """Take Ctrl-C even where the tests were started in the background, which ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("interruptible")

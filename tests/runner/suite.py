@@ -30,9 +30,9 @@ EXHAUSTIVE = (
     "upgrade",
 )
 # They keep one core busy for long: the other one does what follows. An emulated machine, which has
-# one core, takes longest, and so begins first; the house tests are beside others where none is.
+# one core, takes longest, and so begins first. Without one the quick tests run beside the linters.
 MACHINES = ("vm", "faults-vm", "security-vm")
-BESIDE_OTHERS = ("house tests", *(f"molecule {name}" for name in MACHINES))
+QUICK = ("house tests", "app tests")
 # They measure what users notice: nothing runs beside them.
 ALONE = ("deploy", "faults")
 # Molecule would draw a frame around pytest's output, and wrap its lines.
@@ -54,11 +54,6 @@ class Check:
     folder: Path = ROOT
     is_pytest: bool = True
     scenario: str = ""
-
-    @property
-    def beside_others(self):
-        """Tell whether it runs while the following checks do."""
-        return self.name in BESIDE_OTHERS
 
     @property
     def alone(self):
@@ -159,12 +154,13 @@ def benchmarks(exhaustive):
 def run(checks):
     """Run the checks, print the table; return the exit code."""
     results, beside = [], Beside()
+    busy = MACHINES if any(check.scenario in MACHINES for check in checks) else QUICK
     for check in checks:
         if check.alone:
             results += beside.results()
         if beside.stop.is_set():
             break
-        if check.beside_others and (check.scenario or not beside.running):
+        if {check.scenario, check.name} & {*busy}:
             beside.start(check)
             continue
         say(f"\n==> {check.name}")
