@@ -163,15 +163,14 @@ def test_the_emulated_machine_runs_beside_the_others_and_not_beside_a_measuremen
     assert (tmp_path / "molecule-vm.log").read_text() == "hidden\n"
 
 
-@pytest.mark.parametrize("name", ["house tests", "app tests"])
 @pytest.mark.parametrize(("machine", "shown"), [(False, False), (True, True)])
-def test_the_quick_tests_are_beside_the_linters_where_no_machine_is(
-    tmp_path, monkeypatch, capsys, machine, shown, name
+def test_the_house_tests_are_beside_the_linters_where_no_machine_is(
+    tmp_path, monkeypatch, capsys, machine, shown
 ):
     checks = scenarios_of_shell(tmp_path, monkeypatch, vm="true") if machine else []
     monkeypatch.setattr(suite, "ROOT", tmp_path)
     monkeypatch.setattr(suite, "LOGS", tmp_path)
-    checks.append(suite.Check(name, ["echo", "kept the rules"], tmp_path, is_pytest=False))
+    checks.append(suite.Check("house tests", ["echo", "kept the rules"], tmp_path, is_pytest=False))
     assert suite.run(checks) == 0
     assert ("kept the rules" in capsys.readouterr().out) == shown
 

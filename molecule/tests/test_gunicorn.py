@@ -57,7 +57,6 @@ def test_the_running_settings_are_the_promised_ones(knob, gunicorn_settings):
         "timeout": knob("gunicorn_timeout_seconds", 60),
         "graceful_timeout": knob("gunicorn_graceful_timeout_seconds", 30),
         "keepalive": knob("gunicorn_keepalive_seconds", 75),
-        "loglevel": knob("gunicorn_log_level", "info"),
         "max_requests": requests,
         "max_requests_jitter": knob("gunicorn_max_requests_jitter", requests // 10),
     }
@@ -111,6 +110,12 @@ def test_the_journal_tells_of_no_refused_write(host, app, release):
     said = host.check_output("journalctl --no-pager --output cat --unit %s@%s", app, release)
     assert "Booting worker" in said
     assert not re.search("Read-only file system|Permission denied|Traceback", said)
+
+
+def test_the_journal_holds_what_the_log_level_lets_through(host, app, release, knob):
+    said = host.check_output("journalctl --no-pager --output cat --unit %s@%s", app, release)
+    assert "[INFO]" in said
+    assert ("[DEBUG]" in said) == (knob("gunicorn_log_level", "info") == "debug")
 
 
 def test_systemd_waits_longer_than_gunicorn(host, app, release, knob):

@@ -30,9 +30,8 @@ EXHAUSTIVE = (
     "upgrade",
 )
 # They keep one core busy for long: the other one does what follows. An emulated machine, which has
-# one core, takes longest, and so begins first. Without one the quick tests run beside the linters.
+# one core, takes longest, and so begins first. Without one the house tests take its place.
 MACHINES = ("vm", "faults-vm", "security-vm")
-QUICK = ("house tests", "app tests")
 # They measure what users notice: nothing runs beside them.
 ALONE = ("deploy", "faults")
 # Molecule would draw a frame around pytest's output, and wrap its lines.
@@ -154,13 +153,13 @@ def benchmarks(exhaustive):
 def run(checks):
     """Run the checks, print the table; return the exit code."""
     results, beside = [], Beside()
-    busy = MACHINES if any(check.scenario in MACHINES for check in checks) else QUICK
+    has_machine = any(check.scenario in MACHINES for check in checks)
     for check in checks:
         if check.alone:
             results += beside.results()
         if beside.stop.is_set():
             break
-        if {check.scenario, check.name} & {*busy}:
+        if check.scenario in MACHINES or (check.name == "house tests" and not has_machine):
             beside.start(check)
             continue
         say(f"\n==> {check.name}")
