@@ -204,7 +204,9 @@ def test_an_interrupted_run_destroys_the_hosts_and_goes_no_further(tmp_path, mon
 
     def interrupted(command, log, *, stop, **options):
         if not stop:
+            deadline = time.monotonic() + 10
             while not (tmp_path / "begun").exists():
+                assert time.monotonic() < deadline
                 time.sleep(0.01)
             raise KeyboardInterrupt
         return stream(command, log, stop=stop, **options)

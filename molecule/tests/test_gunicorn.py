@@ -64,9 +64,9 @@ def test_the_running_settings_are_the_promised_ones(knob, gunicorn_settings):
 
 
 def test_a_request_may_calculate_as_long_as_promised(host, app, knob):
-    """What comes of one that goes on longer is seen in tests/test_gunicorn_hooks.py."""
+    """What comes of one that goes on longer is seen in molecule/faults/tests/test_processes.py."""
     seconds = knob("gunicorn_request_cpu_seconds", knob("gunicorn_timeout_seconds", 60))
-    assert host.file(f"/etc/{app}/gunicorn.conf.py").contains(f"if used > {seconds}:$")
+    assert host.file(f"/srv/{app}/current/gunicorn.conf.py").contains(f"if used > {seconds}:$")
 
 
 def test_heartbeats_are_written_where_promised(host, app, knob, workers):

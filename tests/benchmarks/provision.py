@@ -79,12 +79,12 @@ def pack(archive: Path, folders: dict[str, Path], files: dict[str, Path]) -> Pat
 
 
 def read_play(output: Path) -> Play:
-    """Read from the output of ansible-playbook what it did; the names of roles hold no dot."""
+    """Read from the output of ansible-playbook what it did: by role, and by task beside roles."""
     text = output.read_text()
     host = re.search(r"^bench +: ok=(\d+) +changed=(\d+)", text, re.MULTILINE)
     if not host:
         raise BenchmarkError(f"no PLAY RECAP\n{tail(output)}")
-    roles = re.findall(r"^(\w+) -{3,} ([\d.]+)s$", text, re.MULTILINE)
+    roles = re.findall(r"^(?:ansible\.builtin\.)?(\w+) -{3,} ([\d.]+)s$", text, re.MULTILINE)
     return Play(int(host[1]), int(host[2]), {name: float(seconds) for name, seconds in roles})
 
 
@@ -199,7 +199,7 @@ def roles_table(runs: list[Result]) -> str:
     first, second = [run.first_play for run in runs], [run.second_play for run in runs]
     roles = sorted(first[0].roles, key=lambda role: (role == "total", -seconds(first, role)))
     rows = [[role, f"{seconds(first, role):.1f}", f"{seconds(second, role):.1f}"] for role in roles]
-    return table(["role", "first run, s", "second run, s"], rows)
+    return table(["role or task", "first run, s", "second run, s"], rows)
 
 
 def section(results: dict[str, list[Result]], machine: str) -> str:

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tarfile
@@ -334,6 +335,16 @@ class ActionModule(ActionBase):
             with tempfile.TemporaryDirectory() as folder:
                 archive = Path(folder, "source.tar.gz")
                 source.pack(archive)
-                self._transfer_file(str(archive), destination)
+                self.bring(archive, destination)
             result["changed"] = True
         return result
+
+    def bring(self, archive: Path, destination: str) -> None:
+        """Write the archive as root does: who logs in may not, and sftp knows no sudo.
+
+        :raises AnsibleActionFail: where the host cannot write it.
+        """
+        write = f"umask 077 && cat >{shlex.quote(destination)}"
+        done = self._low_level_execute_command(write, in_data=archive.read_bytes())
+        if done["rc"] != 0:
+            raise AnsibleActionFail(f"The source did not arrive: {done['stderr'].strip()}")
