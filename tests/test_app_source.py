@@ -252,3 +252,39 @@ def test_only_a_repository_has_versions(source, tmp_path):
     for place in (source, tarball(tmp_path, ["app/x.py"])):
         with pytest.raises(AnsibleActionFail, match="has no versions"):
             app_source.read(str(place), "v1", "")
+
+
+@pytest.fixture
+def bring(tmp_path):
+    """Return a function: bring 2 MB to a path of this computer, as an ssh that must not break."""
+
+    def run(destination: str) -> None:
+        def execute(command: str, in_data: bytes) -> dict:
+            pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
+            with subprocess.Popen(["sh", "-c", command], **pipes) as shell:
+                shell.stdin.write(in_data)  # BrokenPipeError where it is not read to its end
+                shell.stdin.close()
+                said = shell.stderr.read().decode()
+            return {"rc": shell.returncode, "stderr": said}
+
+        action = object.__new__(app_source.ActionModule)
+        action._low_level_execute_command = execute
+        archive = tmp_path / "source.tar.gz"
+        archive.write_bytes(b"x" * 2**21)
+        action.bring(archive, destination)
+
+    return run
+
+
+def test_an_archive_is_brought_and_nobody_else_reads_it(bring, tmp_path):
+    bring(f"{tmp_path}/a file")
+    assert (tmp_path / "a file").read_bytes() == b"x" * 2**21
+    assert (tmp_path / "a file").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("destination", "cause"), [("/dev/full", "No space left"), ("/nowhere/file", "nonexistent")]
+)
+def test_a_host_that_cannot_write_it_is_heard_and_not_lost(bring, destination, cause):
+    with pytest.raises(AnsibleActionFail, match=f"did not arrive: .*{cause}"):
+        bring(destination)

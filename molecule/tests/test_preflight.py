@@ -135,6 +135,7 @@ def test_what_a_role_would_take_apart_is_refused(refused):
                 "gunicorn_allowed_addresses": "203.0.113.5",
                 "flask_app_environment": "A=1",
                 "preflight_supported_releases": "trixie",
+                "preflight_untested_releases": 7,
                 "gunicorn_service_settings": {"MemoryMax": "1G\nUser=root"},
             }
         )
@@ -142,6 +143,7 @@ def test_what_a_role_would_take_apart_is_refused(refused):
     assert "gunicorn_allowed_addresses is '203.0.113.5'." in said
     assert "flask_app_environment is 'A=1'." in said
     assert "preflight_supported_releases is 'trixie'." in said
+    assert "preflight_untested_releases is 7." in said
     assert "MemoryMax of gunicorn_service_settings has" in said
 
 

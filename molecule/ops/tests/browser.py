@@ -57,7 +57,7 @@ class Browser:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         # The address is the one that chromedriver was started on: http.
-        request = urllib.request.Request(self.url + path, data, headers, method=method)  # noqa: S310
+        request = urllib.request.Request(self.url + path, data, headers, method=method)  # noqa: S310 (http)
         with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
             return json.load(answer)["value"]
 
